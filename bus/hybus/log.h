@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/* Logging of programs (libraries do not log). Goes to the journal with structured fields when
+ * standard error is the journal ($JOURNAL_STREAM), otherwise to standard error with a <N> prefix.
+ * Priorities are those of syslog(3). Control characters in the message are escaped. Never pass a
+ * secret. */
+
+#include <syslog.h>
+
+#include "base.h"
+
+HYBUS_EXPORT void hybus_log_open(const char *program);
+HYBUS_EXPORT void hybus_log_set_level(int max_priority);
+HYBUS_EXPORT int hybus_log_level(void);
+
+/* Logs and returns `error` (negative errno, or 0); with an error, ": strerror" is appended. */
+HYBUS_EXPORT int hybus_log_full(int priority, int error, const char *file, int line,
+                                const char *format, ...) _printf_(5, 6);
+
+#define hybus_log(priority, ...) hybus_log_full(priority, 0, __FILE__, __LINE__, __VA_ARGS__)
+#define hybus_log_errno(priority, error, ...)                                                      \
+    hybus_log_full(priority, error, __FILE__, __LINE__, __VA_ARGS__)
+#define hybus_error(...) hybus_log(LOG_ERR, __VA_ARGS__)
+#define hybus_warning(...) hybus_log(LOG_WARNING, __VA_ARGS__)
+#define hybus_notice(...) hybus_log(LOG_NOTICE, __VA_ARGS__)
+#define hybus_info(...) hybus_log(LOG_INFO, __VA_ARGS__)
+#define hybus_debug(...) hybus_log(LOG_DEBUG, __VA_ARGS__)
