@@ -84,6 +84,8 @@ int endpoint_peer_new(endpoint_core *c, const hybus_connection *connection,
 void endpoint_peer_free(endpoint_peer *p);
 const char *endpoint_peer_principal(const endpoint_peer *p);
 bool endpoint_peer_anonymous(const endpoint_peer *p);
+/* For questions of the server's own to h-securityd; 0: anonymous, or not checked. */
+uint64_t endpoint_peer_handle(const endpoint_peer *p);
 
 /* --- requests -------------------------------------------------------------------------------- */
 
@@ -121,6 +123,8 @@ int endpoint_request_new(endpoint_peer *p, const endpoint_request_info *info,
 int endpoint_request_body(endpoint_request *r, const void *data, size_t size, bool end);
 /* The client has received `size` bytes of response body: gives that much credit to the responder. */
 void endpoint_request_consumed(endpoint_request *r, size_t size);
+/* Uid of the app that answers, as the kernel attests it; UINT32_MAX: nobody (yet), or the core itself. */
+uint32_t endpoint_request_uid(const endpoint_request *r);
 /* Frees; if the reply is not complete the responder is told to cancel. */
 void endpoint_request_free(endpoint_request *r);
 HYBUS_DEFINE_CLEANUP(endpoint_request, endpoint_request_free)
