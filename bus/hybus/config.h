@@ -67,6 +67,13 @@ HYBUS_EXPORT int hybus_config_read_directories(hybus_config *c, const char *cons
 /* All sections in reading order. */
 HYBUS_EXPORT size_t hybus_config_sections(const hybus_config *c, const hybus_config_section **ret);
 
+/* A file that was not read because one of the same name in an earlier directory replaces or masks
+ * it. */
+typedef struct hybus_config_shadow {
+    const char *file, *by;
+} hybus_config_shadow;
+HYBUS_EXPORT size_t hybus_config_shadows(const hybus_config *c, const hybus_config_shadow **ret);
+
 /* Daemon settings: a table of what exists, with type, range and default. A daemon's configuration
  * is <component>.conf and <component>.conf.d/ *.conf under /etc/hybridos, /run/hybridos/config and
  * /usr/lib/hybridos. An unknown section or key is an error that names the nearest known one. */
@@ -76,8 +83,9 @@ typedef enum hybus_setting_type {
     HYBUS_SETTING_BYTES,   /* uint64_t, suffixes K M G (powers of 1024) */
     HYBUS_SETTING_SECONDS, /* uint64_t microseconds; suffixes ms s min h d, plain = seconds */
     HYBUS_SETTING_STRING,  /* char *, allocated */
-    HYBUS_SETTING_STRINGS, /* char **, NULL-terminated, allocated; space separated, may repeat; an
-                            * empty value clears the list */
+    HYBUS_SETTING_STRINGS, /* char **, NULL-terminated, allocated; space separated; the first in
+                            * the files replaces the default, later ones append, an empty value
+                            * clears the list */
 } hybus_setting_type;
 
 typedef struct hybus_setting {
