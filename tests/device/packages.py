@@ -75,5 +75,9 @@ def unpack(groups, cache, say):
     for archive in sorted(archives.glob('*.deb')):
         subprocess.run(['dpkg-deb', '-x', archive, half], check=True)
         archive.unlink()
+    for name in ('bin', 'sbin', 'lib', 'lib64'):  # these are links into /usr on the machine below
+        if (half / name).is_dir():
+            shutil.copytree(half / name, half / 'usr' / name, symlinks=True, dirs_exist_ok=True)
+            shutil.rmtree(half / name)
     half.rename(tree)
     return tree

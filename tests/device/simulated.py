@@ -36,7 +36,7 @@ PUBLISHED = [('tcp', 8443, 0)]
 
 # What of this machine's root the device sees; every other top-level directory is empty there.
 KEPT = {'bin', 'sbin', 'lib', 'lib32', 'lib64', 'libx32', 'usr', 'etc', 'var'}
-BASE_PACKAGES = ['systemd', 'dbus', 'dbus-broker', 'libpam-systemd', 'dbus-daemon']
+BASE_PACKAGES = ['systemd', 'dbus', 'dbus-system-bus-common', 'dbus-broker', 'libpam-systemd']
 # Units of the base system that have no work in a container without console and disks.
 MASKED = ['console-getty.service', 'container-getty@.service', 'getty@.service',
           'systemd-networkd-wait-online.service', 'systemd-pstore.service', 'ldconfig.service',
