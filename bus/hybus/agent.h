@@ -3,7 +3,8 @@
 
 /* The client of h-securityd's private socket (docs/protocols/agent.md). One connection per daemon,
  * asynchronous only, reconnecting by itself; every callback is called exactly once. When the agent
- * is away, questions wait for it up to their deadline and are then answered with -ENOKEY. */
+ * is away, questions wait for it up to their deadline and are then answered with -ENOKEY. Callbacks
+ * come from the loop, never from inside a question, and must not free the agent. */
 
 #include <systemd/sd-event.h>
 
@@ -82,6 +83,7 @@ HYBUS_EXPORT size_t hybus_agent_permissions(hybus_agent *a, const char *const **
  * with this generation (at most two seconds): call it when everything no longer allowed is cut. */
 typedef void (*hybus_agent_changed)(hybus_agent *a, uint64_t generation, void *userdata);
 HYBUS_EXPORT int hybus_agent_add_changed(hybus_agent *a, hybus_agent_changed f, void *userdata);
+HYBUS_EXPORT void hybus_agent_remove_changed(hybus_agent *a, hybus_agent_changed f, void *userdata);
 HYBUS_EXPORT void hybus_agent_settled(hybus_agent *a, hybus_agent_changed f, void *userdata,
                                       uint64_t generation);
 

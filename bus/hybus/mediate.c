@@ -1,0 +1,869 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "mediate.h"
+
+#include <sys/queue.h>
+
+#include "error.h"
+#include "mediate-internal.h"
+#include "members.h"
+
+#define BUCKETS 2048u
+#define NAME_SIZE_MAX 255u /* D-Bus specification, "Valid Names" */
+#define GROUPS_MAX 2048u   /* more do not fit into a question; such a caller is refused */
+#define FLUSH_USEC (60u * 1000u * 1000u)
+#define FLUSH_ACCURACY_USEC (5u * 1000u * 1000u)
+#define DEADLINE_ACCURACY_USEC (100u * 1000u)
+#define DRIVER "org.freedesktop.DBus"
+#define PROPERTIES "org.freedesktop.DBus.Properties"
+
+typedef struct Sender Sender;
+
+typedef enum CallState {
+    CALL_PARKED,  /* waits for its sender's row */
+    CALL_RESUMED, /* back in sd-bus's queue, to run through the filter again */
+    CALL_REFUSED, /* waits for the agent's verdict */
+} CallState;
+
+typedef struct Call {
+    TAILQ_ENTRY(Call) queue; /* of the sender, in order of arrival; refused ones are in another */
+    TAILQ_ENTRY(Call) all;   /* of the mediator, in order of their deadlines */
+    Sender *sender;
+    sd_bus_message *message;
+    CallState state;
+    uint64_t deadline_usec;
+    hybus_agent_question *question; /* of a refused one */
+} Call;
+
+TAILQ_HEAD(Calls, Call);
+
+/* One connection to the bus. Unique names are never given out twice in the life of a bus, and this
+ * daemon ends with the connection, so that a name says who it is as long as it is in the table. */
+struct Sender {
+    Sender *next; /* in the bucket */
+    TAILQ_ENTRY(Sender) used;
+    hybus_mediator *mediator;
+    uint32_t bucket, uid, *gids;
+    size_t n_gids;
+    bool known; /* uid and gids are */
+    hybus_row *row;
+    uint64_t *counts; /* per bit of the row: 0 never used, 1 reported, n: n - 1 not reported yet */
+    bool counted;
+    sd_bus_slot *identify;
+    hybus_agent_question *question;
+    struct Calls calls, refused;
+    size_t n_calls;
+    char name[];
+};
+
+struct hybus_mediator {
+    sd_bus *bus;
+    sd_event *event;
+    hybus_agent *agent;
+    sd_bus_slot *filter, *owner_match;
+    sd_event_source *deadline, *flush;
+    bool flushing; /* the timer is set */
+    members *members;
+    Sender *buckets[BUCKETS];
+    TAILQ_HEAD(Senders, Sender) senders; /* least recently used first */
+    size_t n_senders, n_calls;
+    struct Calls calls; /* all of them */
+    hybus_mediator_statistics statistics;
+};
+
+/* What a message asks for. */
+typedef struct Need {
+    uint32_t bit;         /* one permission, or */
+    const uint32_t *bits; /* several */
+    size_t n;
+    bool nobody; /* no permission could ever allow it */
+    const char *interface, *member;
+    hybus_member_kind kind;
+} Need;
+
+static void fetch(Sender *s);
+static void resume_if_due(Sender *s);
+
+/* --- replies --------------------------------------------------------------------------------- */
+
+static void refuse(sd_bus_message *m, int error, const char *text)
+{
+    _cleanup_(sd_bus_error_free) sd_bus_error e = SD_BUS_ERROR_NULL;
+
+    (void)sd_bus_error_set(&e, hybus_error_name(error), text);
+    (void)sd_bus_reply_method_error(m, &e); /* none when the caller wants none */
+}
+
+/* --- calls that wait ------------------------------------------------------------------------- */
+
+static void arm_deadline(hybus_mediator *m)
+{
+    Call *first = TAILQ_FIRST(&m->calls);
+
+    if (!first) {
+        (void)sd_event_source_set_enabled(m->deadline, SD_EVENT_OFF);
+        return;
+    }
+    (void)sd_event_source_set_time(m->deadline, first->deadline_usec);
+    (void)sd_event_source_set_enabled(m->deadline, SD_EVENT_ONESHOT);
+}
+
+/* NULL: the limits are reached, or no memory. */
+static Call *call_new(Sender *s, sd_bus_message *message, CallState state)
+{
+    hybus_mediator *m = s->mediator;
+    uint64_t now;
+    Call *c;
+
+    if (s->n_calls >= HYBUS_MEDIATE_PARKED_PER_SENDER_MAX || m->n_calls >= HYBUS_MEDIATE_PARKED_MAX)
+        return NULL;
+    c = calloc(1, sizeof *c);
+    if (!c)
+        return NULL;
+    (void)sd_event_now(m->event, CLOCK_MONOTONIC, &now);
+    c->sender = s;
+    c->message = sd_bus_message_ref(message);
+    c->state = state;
+    c->deadline_usec = now + HYBUS_AGENT_DEADLINE_USEC;
+    if (state == CALL_REFUSED)
+        TAILQ_INSERT_TAIL(&s->refused, c, queue);
+    else
+        TAILQ_INSERT_TAIL(&s->calls, c, queue);
+    TAILQ_INSERT_TAIL(&m->calls, c, all);
+    s->n_calls++;
+    if (m->n_calls++ == 0)
+        arm_deadline(m);
+    return c;
+}
+
+static void call_free(Call *c)
+{
+    Sender *s = c->sender;
+    hybus_mediator *m = s->mediator;
+
+    if (c->state == CALL_REFUSED)
+        TAILQ_REMOVE(&s->refused, c, queue);
+    else
+        TAILQ_REMOVE(&s->calls, c, queue);
+    TAILQ_REMOVE(&m->calls, c, all);
+    s->n_calls--;
+    m->n_calls--;
+    hybus_agent_question_cancel(c->question);
+    sd_bus_message_unref(c->message);
+    free(c);
+}
+
+static int over_limit(hybus_mediator *m, sd_bus_message *message)
+{
+    m->statistics.dropped++;
+    refuse(message, -ENOBUFS, "Too many calls of this caller wait for a decision; try again later");
+    return 1;
+}
+
+static void unavailable(hybus_mediator *m, sd_bus_message *message)
+{
+    m->statistics.unavailable++;
+    refuse(message, -ENOKEY,
+           "The policy agent h-securityd does not answer, and nothing is allowed "
+           "without it; try again later");
+}
+
+/* A resumed call is about to be decided, and must not get two answers. */
+static Call *expired(hybus_mediator *m, uint64_t usec)
+{
+    Call *c;
+
+    TAILQ_FOREACH (c, &m->calls, all)
+        if (c->deadline_usec > usec)
+            return NULL;
+        else if (c->state != CALL_RESUMED)
+            return c;
+    return NULL;
+}
+
+static int on_deadline(sd_event_source *source, uint64_t usec, void *userdata)
+{
+    hybus_mediator *m = userdata;
+    Call *c;
+
+    while ((c = expired(m, usec))) {
+        Sender *s = c->sender;
+
+        unavailable(m, c->message);
+        call_free(c);
+        resume_if_due(s);
+    }
+    arm_deadline(m);
+    return 0;
+}
+
+/* --- senders --------------------------------------------------------------------------------- */
+
+static uint32_t bucket_of(const char *name)
+{
+    uint32_t h = 2166136261u;
+
+    for (; *name; name++)
+        h = (h ^ (unsigned char)*name) * 16777619u;
+    return (h ^ h >> 15) % BUCKETS;
+}
+
+static hybus_subject subject_of(const Sender *s)
+{
+    return (hybus_subject){
+        .uid = s->uid, .gids = s->gids, .n_gids = s->n_gids, .bus_name = s->name};
+}
+
+/* Counts of uses that the agent has not been told yet. */
+static void report(Sender *s)
+{
+    hybus_subject subject = subject_of(s);
+
+    if (!s->counted)
+        return;
+    s->counted = false;
+    for (uint32_t i = 0; i < s->row->n_bits; i++) {
+        const char *permission = members_permission(s->mediator->members, i);
+
+        if (s->counts[i] <= 1)
+            continue;
+        if (permission)
+            hybus_agent_used(s->mediator->agent, &subject, permission, s->counts[i] - 1);
+        s->counts[i] = 1;
+    }
+}
+
+static void drop_row(Sender *s)
+{
+    report(s);
+    free(s->row);
+    free(s->counts);
+    s->row = NULL;
+    s->counts = NULL;
+}
+
+static void sender_free(Sender *s)
+{
+    hybus_mediator *m = s->mediator;
+    Sender **p = &m->buckets[s->bucket];
+    Call *c;
+
+    while ((c = TAILQ_FIRST(&s->calls)) || (c = TAILQ_FIRST(&s->refused)))
+        call_free(c);
+    drop_row(s);
+    while (*p != s)
+        p = &(*p)->next;
+    *p = s->next;
+    TAILQ_REMOVE(&m->senders, s, used);
+    m->n_senders--;
+    hybus_agent_question_cancel(s->question);
+    sd_bus_slot_unref(s->identify);
+    free(s->gids);
+    free(s);
+}
+
+static Sender *sender_find(hybus_mediator *m, const char *name, uint32_t bucket)
+{
+    for (Sender *s = m->buckets[bucket]; s; s = s->next)
+        if (streq(s->name, name))
+            return s;
+    return NULL;
+}
+
+static bool make_room(hybus_mediator *m)
+{
+    Sender *s;
+
+    if (m->n_senders < HYBUS_MEDIATE_SENDERS_MAX)
+        return true;
+    TAILQ_FOREACH (s, &m->senders, used)
+        if (s->n_calls == 0) {
+            sender_free(s);
+            return true;
+        }
+    return false;
+}
+
+static Sender *sender_new(hybus_mediator *m, const char *name, uint32_t bucket)
+{
+    size_t size = strlen(name) + 1;
+    Sender *s;
+
+    if (size > NAME_SIZE_MAX + 1 || !make_room(m))
+        return NULL;
+    s = calloc(1, sizeof *s + size);
+    if (!s)
+        return NULL;
+    memcpy(s->name, name, size);
+    s->mediator = m;
+    s->bucket = bucket;
+    TAILQ_INIT(&s->calls);
+    TAILQ_INIT(&s->refused);
+    s->next = m->buckets[bucket];
+    m->buckets[bucket] = s;
+    TAILQ_INSERT_TAIL(&m->senders, s, used);
+    m->n_senders++;
+    return s;
+}
+
+static void touch(Sender *s)
+{
+    struct Senders *l = &s->mediator->senders;
+
+    if (!TAILQ_NEXT(s, used))
+        return;
+    TAILQ_REMOVE(l, s, used);
+    TAILQ_INSERT_TAIL(l, s, used);
+}
+
+/* --- fetching who it is and what it may ------------------------------------------------------- */
+
+/* Every call that waits for this sender is refused: its identity is not known, which denies
+ * (CVE-2021-3560 is what happens otherwise). */
+static void identity_failed(Sender *s)
+{
+    Call *c, *next;
+
+    for (c = TAILQ_FIRST(&s->calls); c; c = next) {
+        next = TAILQ_NEXT(c, queue);
+        if (c->state != CALL_PARKED)
+            continue;
+        s->mediator->statistics.denied++;
+        refuse(c->message, -EACCES, "The caller's identity cannot be established");
+        call_free(c);
+    }
+}
+
+static int read_groups(sd_bus_message *reply, Sender *s)
+{
+    const void *array;
+    size_t size;
+    int r = sd_bus_message_enter_container(reply, 'v', "au");
+
+    if (r >= 0)
+        r = sd_bus_message_read_array(reply, 'u', &array, &size);
+    if (r < 0)
+        return r;
+    if (size / sizeof(uint32_t) > GROUPS_MAX)
+        return -E2BIG;
+    free(s->gids);
+    s->gids = malloc(size + 1);
+    if (!s->gids)
+        return -ENOMEM;
+    if (size > 0)
+        memcpy(s->gids, array, size);
+    s->n_gids = size / sizeof(uint32_t);
+    return sd_bus_message_exit_container(reply);
+}
+
+static int read_credentials(sd_bus_message *reply, Sender *s)
+{
+    bool uid = false, gids = false;
+    int r = sd_bus_message_enter_container(reply, 'a', "{sv}");
+
+    if (r < 0)
+        return r;
+    while ((r = sd_bus_message_enter_container(reply, 'e', "sv")) > 0) {
+        const char *key;
+
+        r = sd_bus_message_read(reply, "s", &key);
+        if (r < 0)
+            return r;
+        if (streq(key, "UnixUserID")) {
+            r = sd_bus_message_read(reply, "v", "u", &s->uid);
+            uid = true;
+        } else if (streq(key, "UnixGroupIDs")) {
+            r = read_groups(reply, s);
+            gids = true;
+        } else {
+            r = sd_bus_message_skip(reply, "v");
+        }
+        if (r >= 0)
+            r = sd_bus_message_exit_container(reply);
+        if (r < 0)
+            return r;
+    }
+    /* Without the groups a deny of one of them would be passed by: that is not an identity. */
+    return r < 0 ? r : uid && gids ? 0 : -ENODATA;
+}
+
+static int on_credentials(sd_bus_message *reply, void *userdata, sd_bus_error *error)
+{
+    Sender *s = userdata;
+
+    s->identify = sd_bus_slot_unref(s->identify);
+    if (sd_bus_message_is_method_error(reply, NULL) || read_credentials(reply, s) < 0) {
+        identity_failed(s);
+        if (s->n_calls == 0)
+            sender_free(s);
+        return 0;
+    }
+    s->known = true;
+    fetch(s);
+    return 0;
+}
+
+static void resume(Sender *s)
+{
+    Call *c, *next;
+
+    for (c = TAILQ_FIRST(&s->calls); c; c = next) {
+        next = TAILQ_NEXT(c, queue);
+        if (c->state != CALL_PARKED)
+            continue;
+        c->state = CALL_RESUMED;
+        if (sd_bus_enqueue_for_read(s->mediator->bus, c->message) < 0) {
+            (void)over_limit(s->mediator, c->message);
+            call_free(c);
+        }
+    }
+}
+
+/* Calls that were parked behind resumed ones, to keep their order, go on when those are through. */
+static void resume_if_due(Sender *s)
+{
+    Call *c;
+
+    TAILQ_FOREACH (c, &s->calls, queue)
+        if (c->state == CALL_RESUMED)
+            return;
+    if (!s->identify && !s->question)
+        resume(s);
+}
+
+static void on_row(hybus_row *row, int error, void *userdata)
+{
+    Sender *s = userdata;
+    hybus_mediator *m = s->mediator;
+    Call *c, *next;
+
+    s->question = NULL;
+    if (error == 0) {
+        uint64_t *counts = calloc(row->n_bits + 1u, sizeof *counts);
+
+        if (!counts) {
+            free(row);
+            error = -ENOMEM;
+        } else {
+            drop_row(s);
+            s->row = row;
+            s->counts = counts;
+            resume(s);
+            return;
+        }
+    }
+    for (c = TAILQ_FIRST(&s->calls); c; c = next) {
+        next = TAILQ_NEXT(c, queue);
+        if (c->state != CALL_PARKED)
+            continue;
+        unavailable(m, c->message);
+        call_free(c);
+    }
+}
+
+static void fetch(Sender *s)
+{
+    hybus_mediator *m = s->mediator;
+    hybus_subject subject = subject_of(s);
+
+    if (s->identify || s->question)
+        return;
+    if (!s->known) {
+        if (sd_bus_call_method_async(m->bus, &s->identify, DRIVER, "/org/freedesktop/DBus", DRIVER,
+                                     "GetConnectionCredentials", on_credentials, s, "s",
+                                     s->name) < 0)
+            identity_failed(s);
+        return;
+    }
+    if (hybus_agent_row(m->agent, &subject, NULL, 0, on_row, s, &s->question) < 0) {
+        s->question = NULL;
+        on_row(NULL, -ENOBUFS, s);
+    }
+}
+
+/* --- refusals -------------------------------------------------------------------------------- */
+
+/* A rule may have been changed since the row was fetched: then the call is decided from scratch. */
+static void decide_again(Call *c)
+{
+    Sender *s = c->sender;
+
+    TAILQ_REMOVE(&s->refused, c, queue);
+    TAILQ_INSERT_TAIL(&s->calls, c, queue);
+    c->state = CALL_PARKED;
+    resume_if_due(s);
+}
+
+static void on_verdict(const hybus_verdict *v, int error, void *userdata)
+{
+    Call *c = userdata;
+    hybus_mediator *m = c->sender->mediator;
+    char text[1024];
+
+    c->question = NULL;
+    if (error == 0 && v->allowed) {
+        drop_row(c->sender);
+        decide_again(c);
+        return;
+    }
+    if (error == -ENOKEY || error == -ENOBUFS) {
+        unavailable(m, c->message);
+    } else if (error < 0) {
+        refuse(c->message, -EACCES, "Access denied; the policy agent could not say why");
+    } else {
+        snprintf(text, sizeof text,
+                 "Access denied by rule \"%s\": %s (audit id %s; see: h-policy explain %s)",
+                 v->rule, v->reason, v->audit, v->audit);
+        refuse(c->message, -EACCES, text);
+    }
+    call_free(c);
+}
+
+static int deny(Sender *s, sd_bus_message *message, const Need *need, uint32_t bit)
+{
+    hybus_mediator *m = s->mediator;
+    hybus_subject subject = subject_of(s);
+    hybus_call call = {.permission = members_permission(m->members, bit),
+                       .interface = need->interface,
+                       .member = need->member,
+                       .path = sd_bus_message_get_path(message),
+                       .kind = need->kind};
+    Call *c;
+
+    m->statistics.denied++;
+    c = call_new(s, message, CALL_REFUSED);
+    if (!c)
+        return over_limit(m, message);
+    if (hybus_agent_judge(m->agent, &subject, &call, on_verdict, c, &c->question) < 0) {
+        c->question = NULL;
+        unavailable(m, message);
+        call_free(c);
+    }
+    return 1;
+}
+
+/* --- deciding -------------------------------------------------------------------------------- */
+
+static bool is_free(const char *interface, const char *member)
+{
+    const char *rest = startswith(interface, "org.freedesktop.DBus.");
+
+    if (!rest)
+        return false;
+    return (streq(rest, "Introspectable") && streq(member, "Introspect")) ||
+           (streq(rest, "Peer") && (streq(member, "Ping") || streq(member, "GetMachineId")));
+}
+
+/* Properties are judged by what they name. Anything that does not name it properly is nobody's. */
+static void need_of_property(const members *table, sd_bus_message *message, Need *need)
+{
+    const char *interface = NULL, *property = NULL;
+    bool all = streq(need->member, "GetAll");
+
+    if (!all && !streq(need->member, "Get") && !streq(need->member, "Set"))
+        return;
+    if (!sd_bus_message_has_signature(message, all                          ? "s"
+                                               : streq(need->member, "Get") ? "ss"
+                                                                            : "ssv"))
+        return;
+    if (sd_bus_message_read_basic(message, 's', &interface) <= 0 ||
+        (!all && sd_bus_message_read_basic(message, 's', &property) <= 0) ||
+        sd_bus_message_rewind(message, true) < 0 || !*interface ||
+        strlen(interface) > NAME_SIZE_MAX || (property && strlen(property) > NAME_SIZE_MAX))
+        return;
+    need->interface = interface;
+    need->kind = streq(need->member, "Set") ? HYBUS_MEMBER_SET : HYBUS_MEMBER_GET;
+    if (all) {
+        need->bits = members_readable(table, interface, &need->n);
+        need->nobody = !need->bits;
+        need->member = "*";
+        return;
+    }
+    need->member = property;
+    need->bit = members_find(table, interface, property, need->kind);
+    need->nobody = need->bit == UINT32_MAX;
+}
+
+static void need_of(const members *table, sd_bus_message *message, const char *interface,
+                    const char *member, Need *ret)
+{
+    *ret = (Need){.bit = UINT32_MAX,
+                  .nobody = true,
+                  .interface = strempty(interface),
+                  .member = member,
+                  .kind = HYBUS_MEMBER_METHOD};
+    if (!interface)
+        return;
+    if (streq(interface, PROPERTIES)) {
+        need_of_property(table, message, ret);
+        return;
+    }
+    ret->bit = members_find(table, interface, member, HYBUS_MEMBER_METHOD);
+    ret->nobody = ret->bit == UINT32_MAX;
+}
+
+static void note_use(Sender *s, uint32_t bit)
+{
+    hybus_mediator *m = s->mediator;
+    hybus_subject subject;
+
+    if (_likely_(s->counts[bit]++ > 0)) {
+        s->counted = true;
+        if (_unlikely_(!m->flushing)) {
+            m->flushing = true;
+            (void)sd_event_source_set_time_relative(m->flush, FLUSH_USEC);
+            (void)sd_event_source_set_enabled(m->flush, SD_EVENT_ONESHOT);
+        }
+        return;
+    }
+    subject = subject_of(s);
+    hybus_agent_used(m->agent, &subject, members_permission(m->members, bit), 1);
+}
+
+static int on_flush(sd_event_source *source, uint64_t usec, void *userdata)
+{
+    hybus_mediator *m = userdata;
+    Sender *s;
+
+    m->flushing = false;
+    TAILQ_FOREACH (s, &m->senders, used)
+        report(s);
+    return 0;
+}
+
+/* The row is current. 0: pass. */
+static int decide(Sender *s, sd_bus_message *message, const Need *need)
+{
+    const uint32_t *bits = need->bits ? need->bits : &need->bit;
+    size_t n = need->bits ? need->n : 1;
+
+    if (need->nobody)
+        return deny(s, message, need, UINT32_MAX);
+    for (size_t i = 0; i < n; i++)
+        if (!hybus_row_bit(s->row, bits[i]))
+            return deny(s, message, need, bits[i]);
+    s->mediator->statistics.hits++;
+    for (size_t i = 0; i < n; i++)
+        note_use(s, bits[i]);
+    return 0;
+}
+
+static int park(Sender *s, sd_bus_message *message)
+{
+    hybus_mediator *m = s->mediator;
+
+    if (!call_new(s, message, CALL_PARKED))
+        return over_limit(m, message);
+    m->statistics.parked++;
+    return 1;
+}
+
+/* A message that went through sd_bus_enqueue_for_read(). Only its place in the order is remembered;
+ * the decision is made anew. */
+static Call *find_resumed(Sender *s, sd_bus_message *message)
+{
+    Call *c;
+
+    TAILQ_FOREACH (c, &s->calls, queue)
+        if (c->message == message && c->state == CALL_RESUMED)
+            return c;
+    return NULL;
+}
+
+static bool has_row(const Sender *s)
+{
+    return _likely_(s->row) && hybus_agent_row_current(s->mediator->agent, s->row) &&
+           s->mediator->members;
+}
+
+static int filter_resumed(Sender *s, Call *c, sd_bus_message *message)
+{
+    bool behind = TAILQ_FIRST(&s->calls) != c;
+    Need need;
+
+    if (behind || !has_row(s)) {
+        /* Keeps its place and its deadline. */
+        c->state = CALL_PARKED;
+        s->mediator->statistics.misses++;
+        if (!behind)
+            fetch(s);
+        return 1;
+    }
+    /* `message` is held by sd-bus while it is dispatched. */
+    call_free(c);
+    need_of(s->mediator->members, message, sd_bus_message_get_interface(message),
+            sd_bus_message_get_member(message), &need);
+    return decide(s, message, &need);
+}
+
+static int filter_new(Sender *s, sd_bus_message *message, const char *interface, const char *member)
+{
+    Need need;
+    int r;
+
+    if (_likely_(TAILQ_EMPTY(&s->calls) && has_row(s))) {
+        need_of(s->mediator->members, message, interface, member, &need);
+        return decide(s, message, &need);
+    }
+    s->mediator->statistics.misses++;
+    r = park(s, message);
+    if (TAILQ_FIRST(&s->calls) && TAILQ_FIRST(&s->calls)->state == CALL_PARKED)
+        fetch(s);
+    return r;
+}
+
+int hybus_mediator_filter(sd_bus_message *message, void *mediator, sd_bus_error *error)
+{
+    hybus_mediator *m = mediator;
+    const char *name, *interface, *member;
+    uint32_t bucket;
+    uint8_t type;
+    Sender *s;
+    Call *c;
+    int r;
+
+    if (sd_bus_message_get_type(message, &type) < 0 || type != SD_BUS_MESSAGE_METHOD_CALL)
+        return 0;
+    name = sd_bus_message_get_sender(message);
+    interface = sd_bus_message_get_interface(message);
+    member = sd_bus_message_get_member(message);
+    if (!name || !member) {
+        refuse(message, -EACCES, "The caller's identity cannot be established");
+        return 1;
+    }
+    if (streq(name, DRIVER) || (interface && is_free(interface, member)))
+        return 0;
+
+    bucket = bucket_of(name);
+    s = sender_find(m, name, bucket);
+    if (_unlikely_(!s)) {
+        s = sender_new(m, name, bucket);
+        if (!s)
+            return over_limit(m, message);
+    }
+    touch(s);
+    if (_likely_(TAILQ_EMPTY(&s->calls)))
+        return filter_new(s, message, interface, member);
+    c = find_resumed(s, message);
+    if (!c)
+        return filter_new(s, message, interface, member);
+    r = filter_resumed(s, c, message);
+    resume_if_due(s);
+    return r;
+}
+
+/* --- set-up ---------------------------------------------------------------------------------- */
+
+static int on_owner_changed(sd_bus_message *message, void *userdata, sd_bus_error *error)
+{
+    hybus_mediator *m = userdata;
+    const char *name, *old, *new;
+    Sender *s;
+
+    if (sd_bus_message_read(message, "sss", &name, &old, &new) < 0 || *new)
+        return 0;
+    s = sender_find(m, name, bucket_of(name));
+    if (s)
+        sender_free(s); /* nobody waits for its answers any more */
+    return 0;
+}
+
+static void on_changed(hybus_agent *a, uint64_t generation, void *userdata)
+{
+    hybus_mediator *m = userdata;
+    const char *const *permissions;
+    const hybus_member *list;
+    size_t n = hybus_agent_members(a, &list), n_permissions;
+    members *new = NULL;
+    Sender *s;
+
+    n_permissions = hybus_agent_permissions(a, &permissions);
+    /* Cached bits mean something only over the list they were asked for. */
+    if (!m->members || !members_same_permissions(m->members, permissions, n_permissions))
+        TAILQ_FOREACH (s, &m->senders, used)
+            drop_row(s);
+    /* Without memory there are no members, and so nothing is allowed. */
+    if (members_new(list, n, permissions, n_permissions, &new) < 0) {
+        TAILQ_FOREACH (s, &m->senders, used)
+            drop_row(s);
+        new = NULL;
+    }
+    members_free(m->members);
+    m->members = new;
+    hybus_agent_settled(a, on_changed, m, generation);
+}
+
+static int set_up_timers(hybus_mediator *m)
+{
+    int r = sd_event_add_time(m->event, &m->deadline, CLOCK_MONOTONIC, 0, DEADLINE_ACCURACY_USEC,
+                              on_deadline, m);
+    if (r >= 0)
+        r = sd_event_source_set_enabled(m->deadline, SD_EVENT_OFF);
+    if (r >= 0)
+        r = sd_event_add_time(m->event, &m->flush, CLOCK_MONOTONIC, 0, FLUSH_ACCURACY_USEC,
+                              on_flush, m);
+    if (r >= 0)
+        r = sd_event_source_set_enabled(m->flush, SD_EVENT_OFF);
+    return r;
+}
+
+int hybus_mediator_new(sd_bus *bus, hybus_agent *agent, hybus_mediator **ret)
+{
+    _cleanup_(hybus_mediator_freep) hybus_mediator *m = calloc(1, sizeof *m);
+    int r;
+
+    if (!m)
+        return -ENOMEM;
+    TAILQ_INIT(&m->senders);
+    TAILQ_INIT(&m->calls);
+    if (!sd_bus_get_event(bus))
+        return -EINVAL;
+    m->bus = sd_bus_ref(bus);
+    m->event = sd_event_ref(sd_bus_get_event(bus));
+    m->agent = agent;
+    r = set_up_timers(m);
+    if (r >= 0)
+        r = hybus_agent_add_changed(agent, on_changed, m);
+    /* Only those that leave: arg2, the new owner, is empty. Others do not wake this daemon. */
+    if (r >= 0)
+        r = sd_bus_add_match_async(bus, &m->owner_match,
+                                   "type='signal',sender='" DRIVER "',interface='" DRIVER
+                                   "',member='NameOwnerChanged',arg2=''",
+                                   on_owner_changed, NULL, m);
+    if (r >= 0)
+        r = sd_bus_add_filter(bus, &m->filter, hybus_mediator_filter, m);
+    if (r < 0)
+        return r;
+    if (hybus_agent_alive(agent))
+        on_changed(agent, 0, m);
+    *ret = TAKE_PTR(m);
+    return 0;
+}
+
+void hybus_mediator_free(hybus_mediator *m)
+{
+    Sender *s;
+
+    if (!m)
+        return;
+    sd_bus_slot_unref(m->filter);
+    sd_bus_slot_unref(m->owner_match);
+    while ((s = TAILQ_FIRST(&m->senders)))
+        sender_free(s);
+    hybus_agent_remove_changed(m->agent, on_changed, m);
+    sd_event_source_disable_unref(m->deadline);
+    sd_event_source_disable_unref(m->flush);
+    members_free(m->members);
+    sd_event_unref(m->event);
+    sd_bus_unref(m->bus);
+    free(m);
+}
+
+bool hybus_mediator_idle(const hybus_mediator *m)
+{
+    return m->n_calls == 0;
+}
+
+void hybus_mediator_statistics_get(hybus_mediator *m, hybus_mediator_statistics *ret)
+{
+    *ret = m->statistics;
+}
