@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
-/* One socket to the registrar or to a server: connecting and connecting again, one read and one write
- * for each turn, and the frames that concern the connection itself. */
+/* One socket to the registrar or to a server: connecting and connecting again, one read and one
+ * write for each turn, and the frames that concern the connection itself. */
 
 #include <sys/epoll.h>
 #include <sys/socket.h>
@@ -10,7 +10,8 @@
 
 #include "internal.h"
 
-struct connection *connection_new(hybridos_app *app, enum role role, const char *name, const char *path)
+struct connection *connection_new(hybridos_app *app, enum role role, const char *name,
+                                  const char *path)
 {
     struct connection *c = calloc(1, sizeof(*c));
     if (!c)

@@ -19,11 +19,12 @@
  *         return r < 0;
  *     }
  *
- * Functions that return int give 0 or more, or a negative errno. An app object and what belongs to it
- * is used by one thread; hybridos_wakeup() and hybridos_stop() may be called from any thread and from
- * signal handlers. Callbacks come only out of hybridos_process() and hybridos_run(). Strings are UTF-8 or
- * what the client sent, ended by NUL, and valid as long as the object that gave them. The channel that
- * all this rides on is described in docs/protocols/channel.md; a longer text is hybridos(3). */
+ * Functions that return int give 0 or more, or a negative errno. An app object and what belongs to
+ * it is used by one thread; hybridos_wakeup() and hybridos_stop() may be called from any thread and
+ * from signal handlers. Callbacks come only out of hybridos_process() and hybridos_run(). Strings
+ * are UTF-8 or what the client sent, ended by NUL, and valid as long as the object that gave them.
+ * The channel that all this rides on is described in docs/protocols/channel.md; a longer text is
+ * hybridos(3). */
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -41,11 +42,12 @@ typedef struct hybridos_request hybridos_request;
 /* --- the app -------------------------------------------------------------------------------- */
 
 /* `name` shows in the registrar's list. `registrar` is the path of its socket; NULL means
- * $HYBRIDOS_REGISTRAR, or else /run/hybridos/endpointd/channel.sock. Nothing has to be running yet: the app
- * connects, and connects again, by itself. */
+ * $HYBRIDOS_REGISTRAR, or else /run/hybridos/endpointd/channel.sock. Nothing has to be running yet:
+ * the app connects, and connects again, by itself. */
 int hybridos_app_new(const char *name, const char *registrar, hybridos_app **ret);
 
-/* Closes everything and frees all endpoints and requests, without callbacks. Not from a callback. */
+/* Closes everything and frees all endpoints and requests, without callbacks. Not from a callback.
+ */
 void hybridos_app_free(hybridos_app *app);
 
 /* Serves until hybridos_stop() (then 0), or until an endpoint without a state callback is refused
@@ -53,17 +55,17 @@ void hybridos_app_free(hybridos_app *app);
 int hybridos_run(hybridos_app *app);
 
 /* For a loop of your own: poll this descriptor for reading (it does not change), and call
- * hybridos_process() when it is readable. That reads what has come, calls back, and writes everything
- * that it and you produced, with one write for each connection. Errors as hybridos_run(); 1 once a
- * stop is complete. */
+ * hybridos_process() when it is readable. That reads what has come, calls back, and writes
+ * everything that it and you produced, with one write for each connection. Errors as
+ * hybridos_run(); 1 once a stop is complete. */
 int hybridos_fd(hybridos_app *app);
 int hybridos_process(hybridos_app *app);
 
 /* Ends gracefully: no new requests, open ones may finish for five seconds. */
 void hybridos_stop(hybridos_app *app);
 
-/* Makes the loop call `wakeup` soon, once for any number of calls. So a worker thread hands a result
- * over: put it in a queue with a lock, wake the app up, and reply from the callback. */
+/* Makes the loop call `wakeup` soon, once for any number of calls. So a worker thread hands a
+ * result over: put it in a queue with a lock, wake the app up, and reply from the callback. */
 typedef void (*hybridos_wakeup_fn)(hybridos_app *app, void *userdata);
 void hybridos_on_wakeup(hybridos_app *app, hybridos_wakeup_fn wakeup, void *userdata);
 void hybridos_wakeup(hybridos_app *app);
@@ -74,9 +76,9 @@ void hybridos_wakeup(hybridos_app *app);
  * within the call or later. */
 typedef void (*hybridos_request_fn)(hybridos_request *r, void *userdata);
 
-/* Registers `namespace`, such as "/thermo". It happens at the next turn of the loop, and again whenever
- * a daemon was restarted. Set the following up before that. `ret` may be NULL. -EINVAL: not a
- * namespace, -EEXIST: this app has it already. */
+/* Registers `namespace`, such as "/thermo". It happens at the next turn of the loop, and again
+ * whenever a daemon was restarted. Set the following up before that. `ret` may be NULL. -EINVAL:
+ * not a namespace, -EEXIST: this app has it already. */
 int hybridos_register(hybridos_app *app, const char *namespace_, hybridos_request_fn request,
                       void *userdata, hybridos_endpoint **ret);
 
@@ -102,14 +104,14 @@ typedef void (*hybridos_state_fn)(hybridos_endpoint *e, unsigned status, const c
                                   void *userdata);
 void hybridos_on_state(hybridos_endpoint *e, hybridos_state_fn state);
 
-/* The request has gone: 499 the client left, 504 the deadline passed, 403 access was revoked, 502 the
- * server's connection was lost. It is freed when the callback returns; forget `r`. */
+/* The request has gone: 499 the client left, 504 the deadline passed, 403 access was revoked, 502
+ * the server's connection was lost. It is freed when the callback returns; forget `r`. */
 typedef void (*hybridos_cancel_fn)(hybridos_request *r, unsigned status, void *userdata);
 void hybridos_on_cancel(hybridos_endpoint *e, hybridos_cancel_fn cancel);
 
 /* Bodies in pieces: requests are called back at once, and their bodies piece by piece until `end`.
- * Not more than 256 KiB come before you call hybridos_request_consumed(). Without this callback a body is
- * collected: up to 8 MiB (or 413), and 64 MiB in all (or 503). */
+ * Not more than 256 KiB come before you call hybridos_request_consumed(). Without this callback a
+ * body is collected: up to 8 MiB (or 413), and 64 MiB in all (or 503). */
 typedef void (*hybridos_body_fn)(hybridos_request *r, const void *data, size_t size, bool end,
                                  void *userdata);
 void hybridos_on_body(hybridos_endpoint *e, hybridos_body_fn body);
@@ -130,22 +132,24 @@ const char *hybridos_endpoint_reason(const hybridos_endpoint *e);
 /* At how many servers the endpoint can be reached now. */
 unsigned hybridos_endpoint_servers(const hybridos_endpoint *e);
 
-/* Pushes a new value to every watcher of `path`; at most 60 KiB (or -EMSGSIZE). `id` (NULL: none, at
- * most 128 bytes) names this value, `max_age` is in seconds (0: not said). -EAGAIN: a server does not keep
- * up, and this value was not queued for it; -ENOTCONN: not registered at any server now. */
-int hybridos_notify(hybridos_endpoint *e, const char *path, const char *content_type, const char *id,
-                    uint32_t max_age, const void *body, size_t size);
+/* Pushes a new value to every watcher of `path`; at most 60 KiB (or -EMSGSIZE). `id` (NULL: none,
+ * at most 128 bytes) names this value, `max_age` is in seconds (0: not said). -EAGAIN: a server
+ * does not keep up, and this value was not queued for it; -ENOTCONN: not registered at any server
+ * now. */
+int hybridos_notify(hybridos_endpoint *e, const char *path, const char *content_type,
+                    const char *id, uint32_t max_age, const void *body, size_t size);
 /* The value at `path` is no more. */
 int hybridos_notify_gone(hybridos_endpoint *e, const char *path);
 
 /* --- requests ------------------------------------------------------------------------------- */
 
-/* A request is yours from its callback until hybridos_reply(), hybridos_end() or hybridos_abort() has
- * succeeded, or its cancel callback has returned; then the pointer is dead. */
+/* A request is yours from its callback until hybridos_reply(), hybridos_end() or hybridos_abort()
+ * has succeeded, or its cancel callback has returned; then the pointer is dead. */
 
-const char *hybridos_request_method(const hybridos_request *r);    /* "GET" */
-const char *hybridos_request_path(const hybridos_request *r);      /* decoded, whole */
-const char *hybridos_request_subpath(const hybridos_request *r);   /* below the namespace, "/" at least */
+const char *hybridos_request_method(const hybridos_request *r); /* "GET" */
+const char *hybridos_request_path(const hybridos_request *r);   /* decoded, whole */
+const char *
+hybridos_request_subpath(const hybridos_request *r); /* below the namespace, "/" at least */
 const char *hybridos_request_query(const hybridos_request *r);     /* raw; "" if none */
 const char *hybridos_request_principal(const hybridos_request *r); /* "anonymous", "user:alice" */
 /* A header by its lower-case name, or ":id", ":protocol", ":peer", …; NULL if there is none. */
@@ -168,8 +172,8 @@ int hybridos_header(hybridos_request *r, const char *name, const char *value);
 int hybridos_reply(hybridos_request *r, unsigned status, const char *content_type, const void *body,
                    size_t size);
 
-/* Or a streamed one: begin, then write any number of times, then end. write() returns how many bytes it
- * has taken, 0 as well: the client is slow, go on from the writable callback. */
+/* Or a streamed one: begin, then write any number of times, then end. write() returns how many
+ * bytes it has taken, 0 as well: the client is slow, go on from the writable callback. */
 int hybridos_begin(hybridos_request *r, unsigned status, const char *content_type);
 ssize_t hybridos_write(hybridos_request *r, const void *data, size_t size);
 int hybridos_end(hybridos_request *r);

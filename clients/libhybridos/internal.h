@@ -4,8 +4,8 @@
 /* What the parts of libhybridos share. Arrows: app → registrar, server → connection → wire; request
  * belongs to server.
  *
- * Lifetimes: connections and endpoints are freed only at the end of a turn (sweep), so callbacks may
- * unregister and reply as they like while a connection is being read. */
+ * Lifetimes: connections and endpoints are freed only at the end of a turn (sweep), so callbacks
+ * may unregister and reply as they like while a connection is being read. */
 
 #include <errno.h>
 #include <stdatomic.h>
@@ -20,17 +20,17 @@
 
 /* All limits of the SDK. */
 #define SERVERS_MAX 16u
-#define REQUESTS_MAX CHANNEL_REQUESTS_MAX        /* open at one server */
-#define REQUEST_BUCKETS 1024u                    /* a power of two */
-#define WATCHES_MAX 2048u                        /* paths at one server */
-#define RULES_MAX 32u                            /* of one endpoint */
-#define HEADERS_SIZE_MAX (32u * 1024)            /* of one answer */
-#define NOTIFY_SIZE_MAX (60u * 1024)             /* body of one value */
-#define COLLECT_MAX (8u * 1024 * 1024)           /* body of one request */
-#define COLLECT_TOTAL_MAX (64u * 1024 * 1024)    /* bodies of all requests */
-#define INPUT_SIZE (256u * 1024)                 /* one read */
-#define OUTPUT_HIGH (1024u * 1024)               /* above it the connection is not read */
-#define OUTPUT_NOTIFY_MAX (4u * 1024 * 1024)     /* above it no value is queued */
+#define REQUESTS_MAX CHANNEL_REQUESTS_MAX     /* open at one server */
+#define REQUEST_BUCKETS 1024u                 /* a power of two */
+#define WATCHES_MAX 2048u                     /* paths at one server */
+#define RULES_MAX 32u                         /* of one endpoint */
+#define HEADERS_SIZE_MAX (32u * 1024)         /* of one answer */
+#define NOTIFY_SIZE_MAX (60u * 1024)          /* body of one value */
+#define COLLECT_MAX (8u * 1024 * 1024)        /* body of one request */
+#define COLLECT_TOTAL_MAX (64u * 1024 * 1024) /* bodies of all requests */
+#define INPUT_SIZE (256u * 1024)              /* one read */
+#define OUTPUT_HIGH (1024u * 1024)            /* above it the connection is not read */
+#define OUTPUT_NOTIFY_MAX (4u * 1024 * 1024)  /* above it no value is queued */
 #define BACKOFF_MIN_USEC (20u * 1000)
 #define BACKOFF_MAX_USEC (1000u * 1000)
 #define STOP_USEC (5u * 1000 * 1000)
@@ -139,14 +139,14 @@ struct hybridos_request {
     struct connection *connection;
     hybridos_endpoint *endpoint;
     uint32_t stream;
-    bool called;      /* the app knows it */
-    bool begun;       /* RESPONSE was sent */
-    bool body_end;    /* whole request body has come */
-    bool streamed;    /* the body goes to the body callback */
-    bool want_credit; /* write() took less than it was given */
-    bool finish;      /* END follows the rest */
-    uint32_t credit;  /* bytes that may still be sent */
-    uint32_t allowed; /* bytes that may still come */
+    bool called;       /* the app knows it */
+    bool begun;        /* RESPONSE was sent */
+    bool body_end;     /* whole request body has come */
+    bool streamed;     /* the body goes to the body callback */
+    bool want_credit;  /* write() took less than it was given */
+    bool finish;       /* END follows the rest */
+    uint32_t credit;   /* bytes that may still be sent */
+    uint32_t allowed;  /* bytes that may still come */
     uint64_t deadline; /* CLOCK_MONOTONIC, usec */
     struct buffer body;
     struct buffer rest;    /* of a whole answer, waiting for credit */
@@ -165,7 +165,8 @@ uint32_t app_new_id(hybridos_app *app);
 void app_kick(hybridos_app *app);
 
 /* connection.c */
-struct connection *connection_new(hybridos_app *app, enum role role, const char *name, const char *path);
+struct connection *connection_new(hybridos_app *app, enum role role, const char *name,
+                                  const char *path);
 void connection_free(struct connection *c);
 void connection_connect(struct connection *c);
 /* Reads once and handles all frames. */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
-/* Endpoints and the conversation with the registrar: what is registered, what was refused, and which
- * servers there are. */
+/* Endpoints and the conversation with the registrar: what is registered, what was refused, and
+ * which servers there are. */
 
 #include <stdio.h>
 
@@ -86,8 +86,7 @@ void hybridos_unregister(hybridos_endpoint *e)
     e->removed = true;
     for (struct connection *c = app->servers; c; c = c->next)
         server_forget(c, e);
-    if (app->registrar->fd >= 0 &&
-        (e->state == ENDPOINT_ASKED || e->state == ENDPOINT_REGISTERED))
+    if (app->registrar->fd >= 0 && (e->state == ENDPOINT_ASKED || e->state == ENDPOINT_REGISTERED))
         wire_put(&app->registrar->out, CHANNEL_UNREGISTER, 0, 0, e->id, 0, NULL, 0);
     app_kick(app);
 }
@@ -312,7 +311,8 @@ static int handle_server(struct connection *c, const struct frame *f)
             connection_lost(s);
             s->removed = true;
         }
-    } else if (!wire_find(f->payload, f->length, ":socket", &path_field) || path_field.value[0] != '/') {
+    } else if (!wire_find(f->payload, f->length, ":socket", &path_field) ||
+               path_field.value[0] != '/') {
         r = -EBADMSG;
     } else {
         char *path = wire_copy(&path_field);

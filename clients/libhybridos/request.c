@@ -125,9 +125,9 @@ static void call_app(hybridos_request *r)
 static void collect(hybridos_request *r, const void *data, size_t size)
 {
     hybridos_app *app = r->endpoint->app;
-    unsigned refused = buffer_used(&r->body) + size > COLLECT_MAX     ? 413
-                       : app->collected + size > COLLECT_TOTAL_MAX    ? 503
-                                                                      : 0;
+    unsigned refused = buffer_used(&r->body) + size > COLLECT_MAX  ? 413
+                       : app->collected + size > COLLECT_TOTAL_MAX ? 503
+                                                                   : 0;
     if (!refused) {
         size_t before = buffer_used(&r->body);
         buffer_put(&r->body, data, size);

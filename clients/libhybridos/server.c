@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
-/* The conversation with one server: attaching, requests as far as they are many, watches, values. */
+/* The conversation with one server: attaching, requests as far as they are many, watches, values.
+ */
 
 #include "internal.h"
 
@@ -194,7 +195,8 @@ static int handle_watch(struct connection *c, const struct frame *f)
 {
     struct field path;
     if (wire_check_fields(f->payload, f->length) < 0 ||
-        !wire_find(f->payload, f->length, ":path", &path) || memchr(path.value, '\0', path.value_size))
+        !wire_find(f->payload, f->length, ":path", &path) ||
+        memchr(path.value, '\0', path.value_size))
         return -EBADMSG;
     struct attachment *a = find_attachment_id(c, f->stream);
     if (!a)
@@ -293,7 +295,8 @@ static int notify(hybridos_endpoint *e, uint8_t flags, const char *path, const c
 {
     if (!path || path[0] != '/' || (id && strlen(id) > CHANNEL_NOTIFY_ID_MAX))
         return -EINVAL;
-    if (size > NOTIFY_SIZE_MAX || strlen(path) > 2048 || (content_type && strlen(content_type) > 256))
+    if (size > NOTIFY_SIZE_MAX || strlen(path) > 2048 ||
+        (content_type && strlen(content_type) > 256))
         return -EMSGSIZE;
     if (e->removed)
         return -ENOTCONN;
@@ -330,8 +333,8 @@ static int notify(hybridos_endpoint *e, uint8_t flags, const char *path, const c
     return full ? -EAGAIN : result;
 }
 
-int hybridos_notify(hybridos_endpoint *e, const char *path, const char *content_type, const char *id,
-                    uint32_t max_age, const void *body, size_t size)
+int hybridos_notify(hybridos_endpoint *e, const char *path, const char *content_type,
+                    const char *id, uint32_t max_age, const void *body, size_t size)
 {
     return notify(e, 0, path, content_type, id, max_age, body, size);
 }

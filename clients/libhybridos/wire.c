@@ -199,8 +199,8 @@ void wire_finish(struct buffer *b, size_t at, enum channel_type type, uint8_t fl
     set32(p + 12, value);
 }
 
-void wire_put(struct buffer *b, enum channel_type type, uint8_t flags, uint16_t code, uint32_t stream,
-              uint32_t value, const void *payload, size_t size)
+void wire_put(struct buffer *b, enum channel_type type, uint8_t flags, uint16_t code,
+              uint32_t stream, uint32_t value, const void *payload, size_t size)
 {
     size_t at = wire_begin(b);
     buffer_put(b, payload, size);

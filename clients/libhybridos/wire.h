@@ -10,8 +10,8 @@
 
 #include "channel.h"
 
-/* Bytes start..end are used. `failed` sticks after an allocation failed; the owner looks at it once, before it
- * writes. */
+/* Bytes start..end are used. `failed` sticks after an allocation failed; the owner looks at it
+ * once, before it writes. */
 struct buffer {
     uint8_t *data;
     size_t start, end, size;
@@ -60,5 +60,5 @@ void wire_finish(struct buffer *b, size_t at, enum channel_type type, uint8_t fl
 /* Bytes put since wire_begin(). */
 size_t wire_payload(const struct buffer *b, size_t at);
 /* A frame in one go. */
-void wire_put(struct buffer *b, enum channel_type type, uint8_t flags, uint16_t code, uint32_t stream,
-              uint32_t value, const void *payload, size_t size);
+void wire_put(struct buffer *b, enum channel_type type, uint8_t flags, uint16_t code,
+              uint32_t stream, uint32_t value, const void *payload, size_t size);
