@@ -8,7 +8,7 @@
 
 #include "endpoint.h"
 #include "frame.h"
-#include "limits.h"
+#include "endpoint-limits.h"
 #include "list.h"
 
 /* --- timer.c: one sd-event timer for all, armed only while somebody waits ------------------------
