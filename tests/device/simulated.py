@@ -13,7 +13,6 @@ import hashlib
 import json
 import os
 import pathlib
-import pwd
 import shutil
 import signal
 import socket
@@ -237,8 +236,12 @@ class Device:
     def prepare_disk(self, bus, broker_tree, bus_tree):
         """Everything about the upper layer that does not need it mounted."""
         for name in os.listdir('/'):
-            if name not in KEPT and os.path.isdir(f'/{name}') and not os.path.islink(f'/{name}'):
+            if name in KEPT:
+                continue
+            if os.path.isdir(f'/{name}') and not os.path.islink(f'/{name}'):
                 self._opaque(name, {'tmp': 0o1777, 'root': 0o700}.get(name, 0o755))
+            else:
+                self._hide_file(name)
         if not (self.upper / 'var').is_dir():
             var = self._opaque('var')
             for name in ('lib', 'log', 'cache', 'spool', 'lib/systemd'):

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures of the tests that need the simulated device."""
+import os
+import pathlib
+import shutil
+import signal
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / 'tests/device'))
+
+import simulated  # noqa: E402
+
+BUILD = pathlib.Path(os.environ.get('HYBRIDOS_BUILD', ROOT / 'build'))
+
+
+def pytest_addoption(parser):
+    parser.addoption('--bus', choices=simulated.BUSES, default='dbus-daemon')
+
+
+def pytest_configure(config):
+    def interrupted(number, frame):
+        raise KeyboardInterrupt
+    signal.signal(signal.SIGTERM, interrupted)  # so that the devices are stopped
+
+
+class TestDevice(simulated.Device):
+    """A device and what tests like to do with it."""
+
+    __test__ = False
+
+    def program(self, name):
+        """Puts a program that the build made into the device; returns its path there."""
+        found = [p for p in BUILD.rglob(name) if p.is_file() and os.access(p, os.X_OK)]
+        assert found, f'{name} was not built in {BUILD}'
+        return self.put(found[0])
+
+    def put(self, source, mode=0o755):
+        folder = pathlib.Path(f'/proc/{self.init}/root/run/hybridos-tests')
+        folder.mkdir(exist_ok=True)
+        target = folder / pathlib.Path(source).name
+        shutil.copy(source, target)
+        target.chmod(mode)
+        return f'/run/hybridos-tests/{target.name}'
+
+    def user(self, name, uid, groups=()):
+        """Makes a local user; returns its name."""
+        if self.run('id', name).returncode:
+            self.run('useradd', '--no-create-home', '--no-user-group', '--uid', uid, name, check=True)
+        if groups:
+            self.run('usermod', '--append', '--groups', ','.join(groups), name, check=True)
+        return name
+
+    def curl(self, path, *arguments, **options):
+        """Asks h-httpd from inside the device: the result, whose stdout is the body."""
+        return self.run('curl', '--silent', '--show-error', '--insecure', '--max-time', '60', *arguments,
+                        f'https://localhost:8443{path}', **options)
+
+    def status(self, path, *arguments):
+        """The HTTP status that a request gets."""
+        return int(self.curl(path, '--output', '/dev/null', '--write-out', '%{http_code}', *arguments).stdout)
+
+    def wait(self, condition, what, seconds=60):
+        return simulated.wait_until(condition, seconds, what, self.running)
+
+    def need(self, *paths):
+        for path in paths:
+            if not self.has(path):
+                pytest.skip(f'the device has no {path}')
+
+
+@pytest.fixture(scope='session')
+def bus(request):
+    return request.config.getoption('--bus')
+
+
+@pytest.fixture(scope='session')
+def device(bus):
+    d = TestDevice(f'test-{bus}')
+    with d.locked():
+        d.stop(quick=True)
+        d.wipe()
+        try:
+            d.start(BUILD, bus, publish='none')
+            d.wait_healthy()
+            yield d
+        finally:
+            d.stop()
+            d.wipe()
+
+
+def pytest_runtest_makereport(item, call):
+    """What the device's journal said last belongs to a failure."""
+    d = item.funcargs.get('device') if call.when == 'call' and call.excinfo else None
+    if d is not None and d.running() and not call.excinfo.errisinstance(pytest.skip.Exception):
+        item.add_report_section('call', 'journal',
+                                d.run('journalctl', '--no-pager', '--lines=60').stdout)

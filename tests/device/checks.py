@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Everything that ./hybridos test runs, and the count of what passed."""
+import collections
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+
+import simulated
+
+ROOT = simulated.ROOT
+
+
+class Tally(collections.Counter):
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def add(self, outcome, name):
+        self[outcome] += 1
+        if outcome == 'failed':
+            self.names.append(name)
+
+    def line(self):
+        skipped = f', {self["skipped"]} skipped' if self['skipped'] else ''
+        return f'{self["passed"]} passed, {self["failed"]} failed{skipped}'
+
+
+def _follow(command, environment=None):
+    process = subprocess.Popen([str(c) for c in command], cwd=ROOT, stdin=subprocess.DEVNULL,
+                               env={**os.environ, **(environment or {})}, start_new_session=True)
+    try:
+        return process.wait()
+    except BaseException:
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        raise
+
+
+def meson(folder, pattern, tally, wrapper=()):
+    """The C tests and the fuzz seeds of one build."""
+    tests = json.loads(subprocess.run(['meson', 'introspect', '--tests', folder], cwd=ROOT, check=True,
+                                      stdout=subprocess.PIPE).stdout)
+    names = [t['name'] for t in tests if not pattern or pattern in t['name']]
+    if not names:
+        return
+    log = ROOT / folder / 'meson-logs/testlog.json'
+    log.unlink(missing_ok=True)
+    _follow(['meson', 'test', '-C', folder, '--no-rebuild', '--print-errorlogs', '--timeout-multiplier', '5',
+             *(names if pattern else [])],
+            {'ASAN_OPTIONS': 'detect_leaks=1:abort_on_error=1', 'UBSAN_OPTIONS': 'halt_on_error=1'})
+    seen = 0
+    for line in log.read_text().splitlines() if log.exists() else ():
+        record = json.loads(line)
+        outcome = {'OK': 'passed', 'EXPECTEDFAIL': 'passed', 'SKIP': 'skipped'}.get(record['result'], 'failed')
+        tally.add(outcome, f'{folder}: {record["name"]}')
+        seen += 1
+    if seen < len(set(names)):
+        tally.add('failed', f'{folder}: meson test ended early')
+
+
+def device(folder, bus, pattern, quick, tally):
+    """The tests that need the device, on one bus."""
+    report = ROOT / folder / f'device-{bus}.xml'
+    report.unlink(missing_ok=True)
+    paths = [p for p in ('tests/device', 'tests/conformance', 'tests/examples') if (ROOT / p).is_dir()]
+    # Killing each daemon 250 times takes minutes: once in full, on the bus that Debian ships.
+    rounds = '5' if quick else '250' if bus == 'dbus-daemon' else '25'
+    code = _follow(['/usr/bin/python3', '-B', '-m', 'pytest', '-v', '-p', 'no:cacheprovider', '--bus', bus,
+                    f'--junitxml={report}', '-k', pattern or '', *paths],
+                   {'HYBRIDOS_BUILD': str(ROOT / folder), 'HYBRIDOS_KILL_ROUNDS': rounds,
+                    'HYBRIDOS_QUICK': '1' if quick else ''})
+    if not report.exists():
+        tally.add('failed', f'device tests on {bus}: no report')
+        return
+    seen = 0
+    for case in ET.parse(report).getroot().iter('testcase'):
+        kinds = {child.tag for child in case}
+        outcome = 'failed' if kinds & {'failure', 'error'} else 'skipped' if 'skipped' in kinds else 'passed'
+        tally.add(outcome, f'{bus}: {case.get("classname")}.{case.get("name")}')
+        seen += 1
+    if code not in (0, 1, 5) or (code == 1 and not tally['failed']) or (not seen and not pattern):
+        tally.add('failed', f'device tests on {bus}: pytest ended with {code}')
+
+
+def cleanup():
+    for bus in simulated.BUSES:
+        d = simulated.Device(f'test-{bus}')
+        if d.folder.exists():
+            d.stop(quick=True)
+            d.wipe()
