@@ -1,0 +1,392 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Connections and the limits on them: how many in all, how many of one address, slots kept for
+ * authenticated peers, the budget of requests that end before their answer, and the sweep that
+ * finds clients which do not move. Its cuts are by shutdown(2): the library sees the end of the
+ * stream and cleans up by its own ways. */
+
+#include "http.h"
+
+#include <arpa/inet.h>
+#include <h2o/http2.h>
+#include <h2o/http2_internal.h>
+#include <sys/socket.h>
+
+#define BODIES_MAX (64u * 1024u * 1024u) /* bytes of unfinished request bodies in all connections  \
+                                          */
+
+/* --- addresses ------------------------------------------------------------------------------- */
+
+static void address_key(const struct sockaddr *sa, unsigned char key[16])
+{
+    memset(key, 0, 16);
+    if (sa->sa_family == AF_INET) {
+        memcpy(key + 12, &((const struct sockaddr_in *)sa)->sin_addr, 4);
+        key[10] = key[11] = 0xff;
+    } else if (sa->sa_family == AF_INET6) {
+        const struct in6_addr *a = &((const struct sockaddr_in6 *)sa)->sin6_addr;
+
+        /* A host has its whole /64; mapped IPv4 is told apart by all 16 bytes. */
+        memcpy(key, a, IN6_IS_ADDR_V4MAPPED(a) || IN6_IS_ADDR_LOOPBACK(a) ? 16 : 8);
+    }
+}
+
+static HttpAddress *address_get(Http *h, const struct sockaddr *sa)
+{
+    unsigned char key[16];
+    HttpAddress *a;
+
+    address_key(sa, key);
+    for (a = h->addresses; a; a = a->next)
+        if (memcmp(a->key, key, sizeof(key)) == 0)
+            return a;
+    a = calloc(1, sizeof(*a));
+    if (!a)
+        return NULL;
+    memcpy(a->key, key, sizeof(key));
+    a->refilled_usec = http_now();
+    a->tokens = h->settings->rate_address * 1000000u;
+    a->next = h->addresses;
+    h->addresses = a;
+    h->n_addresses++;
+    return a;
+}
+
+static void address_leave(Http *h, HttpAddress *a)
+{
+    HttpAddress **p;
+
+    if (--a->connections > 0)
+        return;
+    for (p = &h->addresses; *p != a; p = &(*p)->next)
+        ;
+    *p = a->next;
+    h->n_addresses--;
+    free(a);
+}
+
+/* One second's worth of requests may be saved up. */
+static uint64_t address_take(Http *h, HttpAddress *a)
+{
+    uint64_t rate = h->settings->rate_address, now = http_now(), full = rate * 1000000u;
+    uint64_t gained;
+
+    if (rate == 0)
+        return 0;
+    gained = MIN_OF(now - a->refilled_usec, (uint64_t)1000000u) * rate;
+    a->tokens = MIN_OF(a->tokens + gained, full);
+    a->refilled_usec = now;
+    if (a->tokens < 1000000u)
+        return (1000000u - a->tokens) / rate + 1;
+    a->tokens -= 1000000u;
+    return 0;
+}
+
+/* --- connections ------------------------------------------------------------------------------ */
+
+static void format_peer(const struct sockaddr *sa, char *buffer, size_t room)
+{
+    char text[INET6_ADDRSTRLEN] = "";
+
+    if (sa->sa_family == AF_INET) {
+        const struct sockaddr_in *in = (const struct sockaddr_in *)sa;
+
+        inet_ntop(AF_INET, &in->sin_addr, text, sizeof(text));
+        snprintf(buffer, room, "%s:%u", text, ntohs(in->sin_port));
+    } else if (sa->sa_family == AF_INET6) {
+        const struct sockaddr_in6 *in = (const struct sockaddr_in6 *)sa;
+
+        inet_ntop(AF_INET6, &in->sin6_addr, text, sizeof(text));
+        if (IN6_IS_ADDR_V4MAPPED(&in->sin6_addr))
+            snprintf(buffer, room, "%s:%u", text + strlen("::ffff:"), ntohs(in->sin6_port));
+        else
+            snprintf(buffer, room, "[%s]:%u", text, ntohs(in->sin6_port));
+    }
+}
+
+static void format_local(const struct sockaddr *sa, char *buffer, size_t room)
+{
+    if (sa->sa_family == AF_INET) {
+        inet_ntop(AF_INET, &((const struct sockaddr_in *)sa)->sin_addr, buffer, (socklen_t)room);
+    } else if (sa->sa_family == AF_INET6) {
+        const struct in6_addr *a = &((const struct sockaddr_in6 *)sa)->sin6_addr;
+        char text[INET6_ADDRSTRLEN] = "";
+
+        inet_ntop(AF_INET6, a, text, sizeof(text));
+        snprintf(buffer, room, "%s", text + (IN6_IS_ADDR_V4MAPPED(a) ? strlen("::ffff:") : 0));
+    }
+}
+
+static void connection_closed(void *data)
+{
+    HttpConnection *c = data;
+    Http *h = c->http;
+    HttpConnection **p;
+
+    c->socket = NULL;
+    for (p = &h->dying; *p; p = &(*p)->dying_next)
+        if (*p == c) {
+            *p = c->dying_next;
+            break;
+        }
+    http_peers_free(c);
+    *c->prev = c->next;
+    if (c->next)
+        c->next->prev = c->prev;
+    h->n_connections--;
+    if (c->authenticated)
+        h->n_authenticated--;
+    address_leave(h, c->address);
+    free(c);
+}
+
+/* Whom a newcomer may push out: the oldest connection that has not authenticated itself, of the
+ * address that holds most of them. */
+static HttpConnection *find_victim(Http *h)
+{
+    HttpConnection *victim = NULL;
+
+    for (HttpConnection *c = h->connections; c; c = c->next) {
+        if (c->authenticated || c->dying)
+            continue;
+        if (!victim || c->address->connections >= victim->address->connections)
+            victim = c;
+    }
+    return victim;
+}
+
+/* Some slots are kept for those who authenticate themselves, so that a flood does not lock the
+ * owner out. Everybody is a stranger at first: a newcomer takes a stranger's place. */
+static bool make_room(Http *h, HttpAddress *a)
+{
+    const http_settings *s = h->settings;
+    size_t strangers = h->n_connections - h->n_authenticated;
+    HttpConnection *victim;
+
+    if (a->connections >= s->connections_address)
+        return false;
+    if (h->n_connections < s->connections && strangers < s->connections - s->connections_reserved)
+        return true;
+    victim = find_victim(h);
+    if (!victim)
+        return false;
+    h->counters.evicted++;
+    http_connection_kill(victim);
+    /* The dying are gone at the end of this turn: never far above the limit. */
+    return h->n_connections < s->connections + s->connections_reserved;
+}
+
+static HttpConnection *connection_alloc(Http *h, h2o_socket_t *socket, const struct sockaddr *peer)
+{
+    HttpAddress *a = address_get(h, peer);
+    HttpConnection *c;
+
+    if (!a)
+        return NULL;
+    if (!make_room(h, a) || !(c = calloc(1, sizeof(*c)))) {
+        a->connections++;
+        address_leave(h, a);
+        return NULL;
+    }
+    a->connections++;
+    c->address = a;
+    c->http = h;
+    c->socket = socket;
+    return c;
+}
+
+bool http_connection_new(Http *h, h2o_socket_t *socket, bool tls)
+{
+    struct sockaddr_storage peer = {}, local = {};
+    struct timespec now;
+    HttpConnection *c = NULL;
+
+    if (h2o_socket_getpeername(socket, (struct sockaddr *)&peer) != 0)
+        c = connection_alloc(h, socket, (struct sockaddr *)&peer);
+    if (!c) {
+        h->counters.refused_connections++;
+        h2o_socket_close(socket);
+        return false;
+    }
+    h2o_socket_getsockname(socket, (struct sockaddr *)&local);
+    format_peer((struct sockaddr *)&peer, c->peer_name, sizeof(c->peer_name));
+    format_local((struct sockaddr *)&local, c->local_name, sizeof(c->local_name));
+    clock_gettime(CLOCK_REALTIME, &now);
+    c->since_usec = (uint64_t)now.tv_sec * 1000000u + (uint64_t)now.tv_nsec / 1000u;
+    c->active_usec = http_now();
+    c->id = ++h->next_id;
+    c->tls = tls;
+    c->next = h->connections;
+    if (c->next)
+        c->next->prev = &c->next;
+    c->prev = &h->connections;
+    h->connections = c;
+    h->n_connections++;
+    h->counters.connections++;
+    socket->on_close.cb = connection_closed;
+    socket->on_close.data = c;
+    return true;
+}
+
+HttpConnection *http_connection_of(h2o_req_t *req)
+{
+    return req->conn->callbacks->get_socket(req->conn)->on_close.data;
+}
+
+HttpConnection *http_connection_find(Http *h, uint64_t id)
+{
+    for (HttpConnection *c = h->connections; c; c = c->next)
+        if (c->id == id)
+            return c;
+    return NULL;
+}
+
+void http_connection_kill(HttpConnection *c)
+{
+    if (c->dying)
+        return;
+    c->dying = true;
+    c->dying_next = c->http->dying;
+    c->http->dying = c;
+    if (c->socket)
+        shutdown(h2o_socket_get_fd(c->socket), SHUT_RDWR);
+}
+
+/* HTTP/1 does not read while it waits for an answer, so it notices the shutdown only when its
+ * exchange writes. An exchange may take its connection along as it ends. */
+void http_connections_bury(Http *h)
+{
+    HttpConnection *c;
+
+    while ((c = h->dying)) {
+        h->dying = c->dying_next;
+        c->dying_next = NULL;
+        if (!c->http2 && c->exchanges)
+            http_exchange_cut(c->exchanges);
+    }
+}
+
+/* --- requests --------------------------------------------------------------------------------- */
+
+/* A peer that opens requests only to drop them makes us work for nothing (CVE-2023-44487 by its own
+ * resets, CVE-2025-8671 by provoking ours). An honest one drops a few of the many it lets finish.
+ */
+static bool over_budget(const HttpConnection *c, uint64_t resets)
+{
+    return resets > c->http->settings->resets && resets > c->requests / 2;
+}
+
+void http_connection_reset(HttpConnection *c)
+{
+    c->resets++;
+    c->http->counters.resets++;
+    if (!c->dying && over_budget(c, c->resets))
+        http_connection_kill(c);
+}
+
+unsigned http_connection_admit(HttpConnection *c, uint64_t *ret_retry_usec)
+{
+    Http *h = c->http;
+    uint64_t wait;
+
+    *ret_retry_usec = 1000000u;
+    if (h->draining)
+        return 503;
+    if (c->address->requests > h->settings->requests_address)
+        return 429;
+    wait = address_take(h, c->address);
+    if (wait > 0) {
+        *ret_retry_usec = wait;
+        return 429;
+    }
+    return 0;
+}
+
+/* --- the sweep ---------------------------------------------------------------------------------
+ */
+
+typedef struct bodies {
+    h2o_conn_t *worst;
+    size_t total, conn_total, worst_total;
+    h2o_conn_t *conn;
+} bodies;
+
+static int add_body(h2o_req_t *req, void *userdata)
+{
+    h2o_http2_stream_t *stream = H2O_STRUCT_FROM_MEMBER(h2o_http2_stream_t, req, req);
+    bodies *b = userdata;
+
+    if (b->conn != req->conn) {
+        b->conn = req->conn;
+        b->conn_total = 0;
+    }
+    if (stream->_req_body)
+        b->conn_total += stream->_req_body->size, b->total += stream->_req_body->size;
+    if (b->conn_total >= b->worst_total) {
+        b->worst_total = b->conn_total;
+        b->worst = b->conn;
+    }
+    return 0;
+}
+
+/* The library collects whole bodies before it tells us, up to 100 streams at a time. */
+static void sweep_bodies(Http *h)
+{
+    bodies b = {};
+
+    H2O_HTTP2_CALLBACKS.foreach_request(&h->context, add_body, &b);
+    if (b.total > BODIES_MAX && b.worst)
+        http_connection_kill(b.worst->callbacks->get_socket(b.worst)->on_close.data);
+}
+
+/* Streams that ended before they became a request never come to a handler: their numbers tell. */
+static int count_streams(h2o_req_t *req, void *userdata)
+{
+    h2o_http2_conn_t *conn = (h2o_http2_conn_t *)req->conn;
+    HttpConnection *c = conn->sock->on_close.data;
+
+    c->streams_seen = (conn->pull_stream_ids.max_open + 1) / 2;
+    return 0;
+}
+
+static void sweep_connection(HttpConnection *c, uint64_t now)
+{
+    const http_settings *s = c->http->settings;
+    uint64_t early = c->streams_seen > c->requests + 256 ? c->streams_seen - c->requests - 256 : 0;
+
+    for (HttpExchange *x = c->exchanges; x; x = x->next) {
+        size_t moved = x->req->bytes_sent;
+
+        if (!x->in_flight && x->state != HTTP_DONE && !x->file)
+            continue;
+        if (moved != x->moved_bytes) {
+            x->moved_bytes = moved;
+            x->moved_usec = now;
+        } else if (now - x->moved_usec > s->stall_timeout) {
+            c->http->counters.stalled++;
+            http_connection_kill(c);
+            return;
+        }
+    }
+    if (over_budget(c, early)) {
+        c->http->counters.resets += early;
+        http_connection_kill(c);
+    } else if (!c->exchanges && now - c->active_usec > s->idle_timeout) {
+        http_connection_kill(c);
+    }
+}
+
+void http_connections_sweep(Http *h)
+{
+    uint64_t now = http_now();
+
+    if (now - h->swept_usec < 1000000u)
+        return;
+    h->swept_usec = now;
+    if (!h->connections)
+        return;
+    H2O_HTTP2_CALLBACKS.foreach_request(&h->context, count_streams, NULL);
+    for (HttpConnection *c = h->connections; c; c = c->next)
+        if (!c->dying)
+            sweep_connection(c, now);
+    sweep_bodies(h);
+}

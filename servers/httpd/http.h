@@ -1,0 +1,272 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/* h-httpd: a thin translation between libh2o and the endpoint core. One Http per process; below it
+ * addresses (limits), connections, peers (one principal inside one connection) and exchanges (one
+ * request with its answer). Exchanges live in the pool of their h2o request and end with it. */
+
+#include <fcntl.h>
+#include <h2o.h>
+#include <netinet/in.h>
+#include <openssl/ssl.h>
+#include <systemd/sd-event.h>
+
+#include <endpoint/endpoint.h>
+#include <hybus/base.h>
+#include <hybus/config.h>
+
+#include "http-request.h"
+
+#define HTTP_PEERS_PER_CONNECTION 4u /* principals inside one connection */
+#define HTTP_LISTENERS_MAX 16u
+#define HTTP_STREAM_PENDING_MAX (128u * 1024u) /* bytes of events that wait for a slow reader */
+#define HTTP_BODY_PIECE (32u * 1024u)          /* bytes of request body handed over at a time */
+#define HTTP_SENDING_MAX (1024u * 1024u)       /* bytes of response held for a slow reader */
+
+typedef struct http_settings {
+    char **tls, **plain; /* "8443" or "192.0.2.1:8443" */
+    char *scope;         /* "claimed", "loopback", "all" */
+    char **host_names;
+    char *certificate, *key; /* "": made on the device */
+    char *root;              /* of static files; "": none */
+    char **origins;          /* allowed by CORS */
+    char *access_log;        /* "off", "errors", "all" */
+    uint64_t connections, connections_reserved, connections_address;
+    uint64_t requests_address, rate_address;
+    uint64_t body, resets;
+    uint64_t request_timeout, idle_timeout, stall_timeout, drain_timeout, deadline, keep_alive;
+} http_settings;
+
+extern const hybus_setting http_setting_table[];
+
+typedef struct Http Http;
+typedef struct HttpAddress HttpAddress;
+typedef struct HttpConnection HttpConnection;
+typedef struct HttpPeer HttpPeer;
+typedef struct HttpExchange HttpExchange;
+typedef struct HttpListener HttpListener;
+
+typedef struct http_counters {
+    uint64_t connections, requests, responses[6], refused_connections, limited, evicted, resets,
+        bad_requests, misdirected, stalled, kicked, body_bytes_in, body_bytes_out, streams;
+} http_counters;
+
+/* One remote address (an IPv6 /64), for as long as it has connections. */
+struct HttpAddress {
+    HttpAddress *next;
+    unsigned char key[16];
+    unsigned connections, requests;
+    uint64_t tokens, refilled_usec; /* rate of requests; tokens in millionths */
+};
+
+struct HttpListener {
+    Http *http;
+    h2o_socket_t *socket;
+    h2o_accept_ctx_t accept;
+    bool tls, passed; /* passed: by systemd */
+    char address[INET6_ADDRSTRLEN];
+    uint16_t port;
+};
+
+struct HttpConnection {
+    HttpConnection *next, **prev; /* all */
+    HttpConnection *dying_next;
+    Http *http;
+    h2o_socket_t *socket;
+    HttpAddress *address;
+    HttpPeer *peers;
+    HttpExchange *exchanges;
+    uint64_t id, since_usec, active_usec; /* since: CLOCK_REALTIME, active: CLOCK_MONOTONIC */
+    uint64_t requests, resets, streams_seen;
+    unsigned open, n_peers;
+    bool authenticated, tls, dying, http2;
+    char peer_name[INET6_ADDRSTRLEN + 10];
+    char local_name[INET6_ADDRSTRLEN];
+};
+
+struct HttpPeer {
+    HttpPeer *next;
+    HttpConnection *connection;
+    endpoint_peer *peer;
+    HttpExchange *waiting, *waiting_tail;
+    unsigned users;
+    unsigned char hash[32];
+    bool bearer, checked, dead;
+    int error; /* of the check */
+    uint64_t retry_usec;
+    uint64_t used_usec;
+    hybus_row *row; /* what it may do with our own pages */
+};
+
+/* Pages that the server itself answers, by the permission they need. */
+typedef enum http_page {
+    HTTP_PAGE_METRICS, /* server.read */
+    HTTP_PAGE_FILES,   /* endpoint.read:/ */
+} http_page;
+
+typedef enum http_exchange_state {
+    HTTP_WAITING, /* for the peer's check or the responder */
+    HTTP_STREAMING,
+    HTTP_DONE, /* everything has been given to the library */
+} http_exchange_state;
+
+struct HttpExchange {
+    h2o_generator_t generator;  /* first: the library hands it back */
+    HttpExchange *next, **prev; /* of the connection */
+    HttpExchange *waiting_next;
+    HttpConnection *connection;
+    HttpPeer *peer;
+    h2o_req_t *req;
+    endpoint_request *request;
+    endpoint_watch *watch;
+    hybus_agent_question *question;
+    http_span query, last_event_id;
+    char *path;
+    http_exchange_state state;
+    void (*permitted)(HttpExchange *x);
+    http_page page;
+    size_t body_sent; /* of the request's body, to the core */
+    h2o_buffer_t *sending, *pending;
+    uint64_t moved_usec; /* when the client last took something */
+    size_t moved_bytes;
+    bool in_flight, ended, aborted, head, event_stream, file, first_value, skipped, replied,
+        limited;
+};
+
+struct Http {
+    sd_event *event;
+    endpoint_core *core;
+    hybus_agent *agent;
+    const http_settings *settings;
+    h2o_evloop_t *loop;
+    h2o_globalconf_t config;
+    h2o_context_t context;
+    h2o_hostconf_t *host;
+    h2o_socket_t *event_socket;
+    bool event_ready, claimed, draining, failed;
+    SSL_CTX *tls;
+    char fingerprint[3 * 32]; /* "AB:CD:…" */
+    HttpListener *listeners[HTTP_LISTENERS_MAX];
+    size_t n_listeners;
+    int passed[HTTP_LISTENERS_MAX];
+    bool passed_tls[HTTP_LISTENERS_MAX];
+    size_t n_passed;
+    HttpConnection *connections, *dying;
+    HttpAddress *addresses;
+    size_t n_connections, n_authenticated, n_addresses, n_streams;
+    uint64_t next_id, swept_usec, streams_usec, drain_since_usec, drain_until_usec, log_second;
+    unsigned log_lines;
+    char life[9]; /* tells this server's own event ids from those of its earlier lives */
+    char host_name[256];
+    http_counters counters;
+    void (*drained)(Http *h, void *userdata);
+    void *drained_userdata;
+    void (*listeners_changed)(Http *h, void *userdata);
+    void *listeners_userdata;
+};
+
+/* --- http.c: the server ------------------------------------------------------------------------
+ */
+int http_new(sd_event *event, const http_settings *settings, Http **ret);
+void http_free(Http *h);
+HYBUS_DEFINE_CLEANUP(Http, http_free)
+/* The core outlives no connection: it is set before the first listener opens. */
+void http_set_core(Http *h, endpoint_core *core, hybus_agent *agent);
+/* New settings; -errno when the certificate cannot be read, everything stays as it was then. */
+int http_reconfigure(Http *h, const http_settings *settings);
+/* One turn of the loop: sleeps at most `usec`, then handles everything that is there. */
+int http_turn(Http *h, uint64_t usec);
+/* Stops listening, lets requests finish, then calls `drained`. 1: that will be later. */
+int http_drain(Http *h, void (*drained)(Http *h, void *userdata), void *userdata);
+void http_settings_to_core(const http_settings *s, endpoint_settings *ret);
+uint64_t http_now(void);
+
+/* --- http-listen.c ------------------------------------------------------------------------------
+ */
+/* Sockets passed by systemd, owned from here on. */
+int http_listen_pass(Http *h, int fd, bool tls);
+/* Opens what settings and claim allow, closes what they do not allow any more. */
+int http_listen_update(Http *h);
+void http_listen_close(Http *h);
+/* May the network connect, where no address is given? */
+bool http_listen_is_open(const Http *h);
+void http_set_claimed(Http *h, bool claimed);
+
+/* --- http-tls.c ---------------------------------------------------------------------------------
+ */
+/* Makes key and certificate in `directory` unless they are there. */
+int http_tls_make(const char *directory, const char *host_name);
+/* Loads both and replaces the context; connections that exist keep theirs. */
+int http_tls_load(Http *h, const char *certificate, const char *key);
+void http_tls_describe(h2o_socket_t *socket, char *buffer, size_t room);
+
+/* --- http-connection.c --------------------------------------------------------------------------
+ */
+/* Takes a fresh socket under the limits; false: it has been closed. */
+bool http_connection_new(Http *h, h2o_socket_t *socket, bool tls);
+HttpConnection *http_connection_of(h2o_req_t *req);
+HttpConnection *http_connection_find(Http *h, uint64_t id);
+/* Cuts the connection; its exchanges end in this turn of the loop. */
+void http_connection_kill(HttpConnection *c);
+/* An exchange of it ended before it was answered. */
+void http_connection_reset(HttpConnection *c);
+/* May this request be served now? 0, or 429 or 503. */
+unsigned http_connection_admit(HttpConnection *c, uint64_t *ret_retry_usec);
+void http_connections_sweep(Http *h);
+void http_connections_bury(Http *h);
+
+/* --- http-peer.c --------------------------------------------------------------------------------
+ */
+/* The peer for a token (or none), checked or being checked. -ENOBUFS: all are in use. */
+int http_peer_get(HttpConnection *c, const http_span *bearer, HttpPeer **ret);
+void http_peer_leave(HttpPeer *p);
+void http_peers_free(HttpConnection *c);
+
+/* --- http-exchange.c ----------------------------------------------------------------------------
+ */
+int http_exchange_on_request(h2o_handler_t *handler, h2o_req_t *req);
+/* The peer of `x` has been checked. */
+void http_exchange_checked(HttpExchange *x, int error, uint64_t retry_usec);
+void http_exchange_problem(HttpExchange *x, unsigned status, uint64_t retry_usec);
+/* The connection is being cut. */
+void http_exchange_cut(HttpExchange *x);
+
+/* --- http-reply.c -------------------------------------------------------------------------------
+ */
+extern const endpoint_reply_ops http_reply_ops;
+void http_reply_start(HttpExchange *x, unsigned status);
+void http_reply_body(HttpExchange *x, const char *type, const void *body, size_t size);
+void http_reply_common_headers(HttpExchange *x);
+void http_reply_header(HttpExchange *x, const char *name, const char *value);
+/* Begins a streamed body with what has been written so far. */
+void http_reply_stream(HttpExchange *x);
+/* Streaming: hands bytes to the client, or holds them until it can take them. */
+int http_reply_write(HttpExchange *x, const void *data, size_t size);
+void http_reply_end(HttpExchange *x);
+void http_reply_send_more(HttpExchange *x);
+
+/* --- http-permit.c: our own pages ---------------------------------------------------------------
+ */
+/* Judges the exchange's principal; `allowed` follows, or the refusal has been sent. */
+void http_permit(HttpExchange *x, http_page page, void (*allowed)(HttpExchange *x));
+
+/* --- http-stream.c: server-sent events ----------------------------------------------------------
+ */
+void http_stream_start(HttpExchange *x);
+void http_streams_tick(Http *h);
+
+/* --- http-origin.c: hosts and origins ------------------------------------------------------------
+ */
+bool http_host_is_ours(Http *h, HttpConnection *c, http_span authority);
+/* 0, or a status: judges Origin, answers to CORS are added. */
+unsigned http_origin_check(HttpExchange *x, bool bearer);
+bool http_origin_preflight(HttpExchange *x);
+
+/* --- http-log.c, http-metrics.c, http-static.c ---------------------------------------------------
+ */
+void http_log_access(HttpExchange *x);
+#define HTTP_METRICS_PATH "/system/http/metrics"
+void http_statistics(Http *h, void (*each)(const char *name, uint64_t value, void *userdata),
+                     void *userdata);
+void http_metrics_reply(HttpExchange *x);
+void http_static_register(Http *h, h2o_pathconf_t *path);

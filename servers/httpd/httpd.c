@@ -1,0 +1,158 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <hybus/daemon.h>
+#include <hybus/log.h>
+#include <systemd/sd-daemon.h>
+
+#include "http-bus.h"
+
+#define TURN_USEC (60u * 1000u * 1000u)
+
+typedef struct Manager {
+    hybus_daemon *daemon;
+    Http *http;
+    endpoint_core *core;
+} Manager;
+
+static void manager_done(Manager *m)
+{
+    /* Requests go first, then the core that they live in. */
+    if (m->http)
+        http_free(m->http);
+    if (m->core)
+        endpoint_core_free(m->core);
+}
+
+static int reload(hybus_daemon *d, void *userdata)
+{
+    Manager *m = userdata;
+    const http_settings *settings = hybus_daemon_settings(d);
+    endpoint_settings core;
+    int r;
+
+    r = http_reconfigure(m->http, settings);
+    if (r < 0)
+        return hybus_log_errno(LOG_ERR, r, "reload: keeping certificate and listeners as they are");
+    http_settings_to_core(settings, &core);
+    endpoint_core_configure(m->core, &core);
+    http_bus_certificate_changed(hybus_daemon_bus(d));
+    return 0;
+}
+
+static void drained(Http *h, void *userdata)
+{
+    hybus_daemon_stopped(userdata);
+}
+
+static int stop(hybus_daemon *d, void *userdata)
+{
+    Manager *m = userdata;
+
+    endpoint_core_drain(m->core);
+    return http_drain(m->http, drained, d);
+}
+
+/* The channel's socket goes to the core, "tls" and "plain" are ours. */
+static int take_sockets(Http *h, int *ret_channel)
+{
+    char **names = NULL;
+    int n, r = 0;
+
+    *ret_channel = -1;
+    n = sd_listen_fds_with_names(1, &names);
+    if (n < 0)
+        return hybus_log_errno(LOG_ERR, n, "cannot take the sockets from systemd");
+    for (int i = 0; i < n && r >= 0; i++) {
+        if (streq(names[i], "channel"))
+            *ret_channel = SD_LISTEN_FDS_START + i;
+        else
+            r = http_listen_pass(h, SD_LISTEN_FDS_START + i, !streq(names[i], "plain"));
+    }
+    for (int i = 0; i < n; i++)
+        free(names[i]);
+    free(names);
+    return r;
+}
+
+static int make_core(Manager *m, int channel)
+{
+    endpoint_options options = {.server = "httpd",
+                                .protocol = "http",
+                                .event = hybus_daemon_event(m->daemon),
+                                .bus = hybus_daemon_bus(m->daemon),
+                                .agent = hybus_daemon_agent(m->daemon),
+                                .listen_fd = channel};
+    int r;
+
+    http_settings_to_core(hybus_daemon_settings(m->daemon), &options.settings);
+    r = endpoint_core_new(&options, &m->core);
+    if (r < 0)
+        return hybus_log_errno(LOG_ERR, r, "cannot set up the endpoint core");
+    http_set_core(m->http, m->core, hybus_daemon_agent(m->daemon));
+    return 0;
+}
+
+static int set_up(Manager *m)
+{
+    const http_settings *settings = hybus_daemon_settings(m->daemon);
+    int channel, r;
+
+    r = http_new(hybus_daemon_event(m->daemon), settings, &m->http);
+    if (r < 0)
+        return hybus_log_errno(LOG_ERR, r, "cannot set up the server");
+    if (!settings->certificate[0]) {
+        r = http_tls_make(HTTP_STATE_DIRECTORY, m->http->host_name);
+        if (r < 0)
+            return hybus_log_errno(LOG_ERR, r,
+                                   "cannot make a certificate in " HTTP_STATE_DIRECTORY);
+    }
+    r = take_sockets(m->http, &channel);
+    if (r < 0)
+        return r;
+    r = hybus_daemon_connect(m->daemon);
+    if (r < 0)
+        return r;
+    r = make_core(m, channel);
+    if (r < 0)
+        return r;
+    r = http_bus_publish(m->http, hybus_daemon_bus(m->daemon));
+    if (r < 0)
+        return hybus_log_errno(LOG_ERR, r, "cannot publish the objects");
+    r = http_reconfigure(m->http, settings);
+    return r < 0 ? hybus_log_errno(LOG_ERR, r, "cannot start listening") : 0;
+}
+
+static int run(Manager *m)
+{
+    int r = hybus_daemon_start(m->daemon, m);
+
+    while (r >= 0 && !hybus_daemon_finished(m->daemon))
+        r = http_turn(m->http, TURN_USEC);
+    return r;
+}
+
+int main(int argc, char *argv[])
+{
+    static const char *const interfaces[] = {"org.hybridos.Server1", "org.hybridos.Http1", NULL};
+    static const hybus_daemon_info info = {.component = "httpd",
+                                           .concept = "Http",
+                                           .description =
+                                               "HTTP/2 and HTTP/1.1 server of the device",
+                                           .interfaces = interfaces,
+                                           .settings = http_setting_table,
+                                           .settings_size = sizeof(http_settings),
+                                           .mediate = true,
+                                           .reload = reload,
+                                           .stop = stop};
+    _cleanup_(hybus_daemon_freep) hybus_daemon *daemon = NULL;
+    _cleanup_(manager_done) Manager manager = {};
+    int r;
+
+    r = hybus_daemon_new(&info, argc, argv, &daemon);
+    if (r <= 0)
+        return hybus_daemon_exit_status(r);
+    manager.daemon = daemon;
+    r = set_up(&manager);
+    if (r >= 0)
+        r = run(&manager);
+    return hybus_daemon_exit_status(r);
+}

@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The first byte chooses what the rest is: a request target, a head, an authority, a list, a token.
+ */
+#include <assert.h>
+#include <http-request.h>
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+static void target(http_span s)
+{
+    char path[HTTP_PATH_MAX + 1], again[HTTP_PATH_MAX + 1];
+    size_t path_size, again_size;
+    http_span query;
+
+    if (http_target_parse(s, path, &path_size, &query) < 0)
+        return;
+    assert(path[0] == '/' && path_size <= HTTP_PATH_MAX && strlen(path) == path_size);
+    assert(!strstr(path, "/../") && !strstr(path, "/./"));
+    assert(query.size <= HTTP_QUERY_MAX);
+    /* What has come out without escapes stays as it is. */
+    if (!strpbrk(path, "%?#") &&
+        http_target_parse((http_span){path, path_size}, again, &again_size, &query) == 0)
+        assert(streq(path, again));
+}
+
+static void others(http_span s)
+{
+    char buffer[256];
+    http_span part;
+    uint16_t port;
+    bool body;
+
+    (void)http_head_check(s.base, s.size, &body);
+    if (http_authority_parse(s, &part, &port) == 0)
+        assert(part.size > 0 && part.size <= 255 && !memchr(part.base, 0, part.size));
+    if (http_bearer_parse(s, &part))
+        assert(part.size > 0 && part.size <= HTTP_BEARER_MAX && !memchr(part.base, ' ', part.size));
+    (void)http_list_has(s, "text/event-stream");
+    (void)http_field_is_forwarded(s);
+    (void)http_field_is_returned(s);
+    (void)http_type_is_passive(s);
+    http_escape(s, buffer, sizeof(buffer));
+    for (char *c = buffer; *c; c++)
+        assert(*c > 0x20 && *c < 0x7f && *c != '"');
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    http_span s;
+
+    if (size < 1)
+        return 0;
+    s = (http_span){(const char *)data + 1, size - 1};
+    if (data[0] == 't')
+        target(s);
+    else
+        others(s);
+    return 0;
+}
