@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every member of every HybridOS object is refused to a stranger, the refusal is recorded and
+explained; a grant opens it, and nothing slips through after a revoke."""
+import json
+import re
+import xml.etree.ElementTree as ET
+
+import pytest
+
+EMPTY = {"s": [""], "g": [""], "o": ["/"], "b": ["false"], "v": ["s", ""]}
+STRANGER = "60990"  # a uid that nobody has and no rule names
+
+
+def objects(device):
+    """(bus name, path, introspection) of everything that our daemons publish."""
+    listing = json.loads(device.run("busctl", "--json=short", "--acquired", "list", check=True).stdout)
+    for name in sorted(e["name"] for e in listing if e["name"].startswith("org.hybridos.")):
+        tree = device.run("busctl", "--list", "tree", name, check=True).stdout
+        for path in tree.split():
+            answer = device.run("busctl", "--json=short", "call", name, path,
+                                "org.freedesktop.DBus.Introspectable", "Introspect", check=True).stdout
+            yield name, path, ET.fromstring(json.loads(answer)["data"][0])
+
+
+def members(device):
+    for name, path, node in objects(device):
+        for interface in node.iter("interface"):
+            if not interface.get("name").startswith("org.hybridos."):
+                continue
+            for method in interface.iter("method"):
+                signature = "".join(a.get("type") for a in method.iter("arg") if a.get("direction") != "out")
+                yield name, path, interface.get("name"), method.get("name"), "method", signature
+            for prop in interface.iter("property"):
+                yield name, path, interface.get("name"), prop.get("name"), "get", prop.get("type")
+
+
+def arguments(signature):
+    """Words for busctl that fill `signature` with empty values."""
+    words, i = [], 0
+    while i < len(signature):
+        c = signature[i]
+        if c == "a":
+            words.append("0")
+            i += 1
+            while signature[i] == "a":
+                i += 1
+            if signature[i] in "({":
+                depth = 0
+                while True:
+                    depth += (signature[i] in "({") - (signature[i] in ")}")
+                    if not depth:
+                        break
+                    i += 1
+        elif c in EMPTY:
+            words += EMPTY[c]
+        elif c not in "()":
+            words.append("0")
+        i += 1
+    return [signature, *words] if signature else []
+
+
+def attempt(device, member, user=STRANGER):
+    name, path, interface, what, kind, signature = member
+    if kind == "method":
+        command = ["busctl", "call", name, path, interface, what, *arguments(signature)]
+    else:
+        command = ["busctl", "call", name, path, "org.freedesktop.DBus.Properties", "Get", "ss", interface, what]
+    return device.run(*command, user=user)
+
+
+def test_every_member_is_refused_recorded_and_explained(device):
+    seen = 0
+    for member in members(device):
+        done = attempt(device, member)
+        text = done.stdout + done.stderr
+        assert done.returncode != 0, f"{member} was allowed to a stranger"
+        audit = re.search(r"h-policy explain ([0-9a-z-]+)", text)
+        assert audit, f"{member}: the refusal names no audit id: {text}"
+        explained = device.run("h-policy", "explain", audit[1], check=True).stdout
+        assert "default" in explained, f"{member}: no rule in: {explained}"
+        assert member[3] in explained, f"{member}: not the call that was made: {explained}"
+        seen += 1
+    assert seen >= 20
+
+
+def test_introspection_and_ping_are_free(device):
+    for name in ("org.hybridos.Security1", "org.hybridos.Endpoints1"):
+        path = "/" + name.replace(".", "/")
+        device.run("busctl", "call", name, path, "org.freedesktop.DBus.Peer", "Ping", user=STRANGER, check=True)
+        device.run("busctl", "call", name, path, "org.freedesktop.DBus.Introspectable", "Introspect",
+                   user=STRANGER, check=True)
+
+
+def test_grant_opens_and_revoke_closes(device):
+    member = ("org.hybridos.Endpoints1", "/org/hybridos/Endpoints1", "org.hybridos.Endpoints1", "List", "method", "")
+    assert attempt(device, member).returncode != 0
+    device.run("h-policy", "grant", "--id", "test-list", f"uid:{STRANGER}", "endpoint.list", check=True)
+    try:
+        done = attempt(device, member)
+        assert done.returncode == 0, done.stderr
+    finally:
+        device.run("h-policy", "revoke", "test-list", check=True)
+    assert attempt(device, member).returncode != 0
+
+
+@pytest.mark.parametrize("service", ["Endpoints1", "Security1"])
+def test_no_call_is_allowed_after_revoke_has_returned(device, service):
+    method, permission = {"Endpoints1": ("List", "endpoint.list"), "Security1": ("ListRules", "security.read")}[service]
+    rounds = "10000" if service == "Endpoints1" else "1000"
+    program = device.program("revoke-race")
+    done = device.run(program, f"org.hybridos.{service}", f"/org/hybridos/{service}", f"org.hybridos.{service}",
+                      method, permission, STRANGER, "8", rounds, timeout=900)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads(done.stdout)["late"] == 0
