@@ -11,6 +11,11 @@ ROUNDS = os.environ.get("HYBRIDOS_KILL_ROUNDS", "250")
 HERE = pathlib.Path(__file__).resolve().parent
 
 
+@pytest.fixture(autouse=True)
+def needed(device):
+    device.need("/usr/sbin/h-securityd", "/usr/sbin/h-endpointd", "/usr/sbin/h-httpd", "/usr/bin/h-policy")
+
+
 @pytest.mark.parametrize("unit", UNITS)
 def test_killed_under_load(device, unit):
     script = (HERE / "kill-under-load.py").read_text()

@@ -11,6 +11,11 @@ EMPTY = {"s": [""], "g": [""], "o": ["/"], "b": ["false"], "v": ["s", ""]}
 STRANGER = "60990"  # a uid that nobody has and no rule names
 
 
+@pytest.fixture(autouse=True)
+def needed(device):
+    device.need("/usr/sbin/h-securityd", "/usr/sbin/h-endpointd", "/usr/bin/h-policy")
+
+
 def objects(device):
     """(bus name, path, introspection) of everything that our daemons publish."""
     listing = json.loads(device.run("busctl", "--json=short", "--acquired", "list", check=True).stdout)
