@@ -48,55 +48,42 @@ static void on_accept(h2o_socket_t *socket, const char *error)
     }
 }
 
-static int listener_add(Http *h, int fd, bool tls, bool passed)
+static socklen_t address_size(const address *a)
 {
-    address a = {};
-    socklen_t size = sizeof(a);
-    HttpListener *l;
-
-    if (h->n_listeners >= HTTP_LISTENERS_MAX)
-        return -ENOBUFS;
-    if (getsockname(fd, &a.sa, &size) < 0)
-        return -errno;
-    l = calloc(1, sizeof(*l));
-    if (!l)
-        return -ENOMEM;
-    l->http = h;
-    l->tls = tls;
-    l->passed = passed;
-    l->port = ntohs(a.sa.sa_family == AF_INET ? a.in.sin_port : a.in6.sin6_port);
-    inet_ntop(a.sa.sa_family,
-              a.sa.sa_family == AF_INET ? (void *)&a.in.sin_addr : (void *)&a.in6.sin6_addr,
-              l->address, sizeof(l->address));
-    l->accept = (h2o_accept_ctx_t){
-        .ctx = &h->context, .hosts = h->config.hosts, .ssl_ctx = tls ? h->tls : NULL};
-    l->socket = h2o_evloop_socket_create(h->loop, fd, H2O_SOCKET_FLAG_DONT_READ);
-    l->socket->data = l;
-    h2o_socket_read_start(l->socket, on_accept);
-    h->listeners[h->n_listeners++] = l;
-    hybus_info("listening on %s port %u (%s)", l->address, l->port, tls ? "tls" : "plain");
-    return 0;
+    return a->sa.sa_family == AF_INET ? sizeof(a->in) : sizeof(a->in6);
 }
 
-static int open_address(Http *h, const address *a, bool tls)
+static bool address_equal(const address *a, const address *b)
 {
-    int on = 1;
-    _cleanup_(closep) int fd =
-        socket(a->sa.sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    int r;
+    if (a->sa.sa_family != b->sa.sa_family)
+        return false;
+    if (a->sa.sa_family == AF_INET)
+        return a->in.sin_port == b->in.sin_port && a->in.sin_addr.s_addr == b->in.sin_addr.s_addr;
+    return a->in6.sin6_port == b->in6.sin6_port &&
+           IN6_ARE_ADDR_EQUAL(&a->in6.sin6_addr, &b->in6.sin6_addr);
+}
 
-    if (fd < 0)
-        return -errno;
-    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
-    if (a->sa.sa_family == AF_INET6)
-        setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof(on));
-    if (bind(fd, &a->sa, a->sa.sa_family == AF_INET ? sizeof(a->in) : sizeof(a->in6)) < 0 ||
-        listen(fd, BACKLOG) < 0)
-        return -errno;
-    r = listener_add(h, fd, tls, false);
-    if (r >= 0)
-        (void)TAKE_FD(fd);
-    return r;
+/* --- what is wanted ------------------------------------------------------------------------------
+ */
+
+typedef struct wanted {
+    address address;
+    bool tls, optional;
+    int passed; /* systemd's socket, or -1 */
+    bool there;
+} wanted;
+
+typedef struct wishes {
+    wanted list[HTTP_LISTENERS_MAX];
+    size_t n;
+} wishes;
+
+static int want(wishes *w, const address *a, bool tls, bool optional, int passed)
+{
+    if (w->n >= HTTP_LISTENERS_MAX)
+        return -ENOBUFS;
+    w->list[w->n++] = (wanted){.address = *a, .tls = tls, .optional = optional, .passed = passed};
+    return 0;
 }
 
 static int parse_literal(const char *text, address *ret)
@@ -124,47 +111,132 @@ static int parse_literal(const char *text, address *ret)
 }
 
 /* Both families; a device without IPv6 is fine. */
-static int open_port(Http *h, uint16_t port, bool tls)
+static int want_port(Http *h, wishes *w, uint16_t port, bool tls)
 {
     address four = {.in = {.sin_family = AF_INET, .sin_port = htons(port)}};
     address six = {.in6 = {.sin6_family = AF_INET6, .sin6_port = htons(port)}};
-    int r4, r6;
+    int r;
 
     if (!http_listen_is_open(h)) {
         four.in.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
         six.in6.sin6_addr = in6addr_loopback;
     }
-    r4 = open_address(h, &four, tls);
-    r6 = open_address(h, &six, tls);
-    if (r6 < 0 && r6 != -EAFNOSUPPORT && r6 != -EADDRNOTAVAIL)
-        return r6;
-    return r4 < 0 && r6 < 0 ? r4 : 0;
+    r = want(w, &four, tls, false, -1);
+    return r < 0 ? r : want(w, &six, tls, true, -1);
 }
 
-static int open_entry(Http *h, const char *text, bool tls)
+static int want_entry(Http *h, wishes *w, const char *text, bool tls)
 {
     char *end;
     unsigned long port = strtoul(text, &end, 10);
     address a;
 
     if (*end == '\0')
-        return port == 0 || port > 65535 ? -EINVAL : open_port(h, (uint16_t)port, tls);
+        return port == 0 || port > 65535 ? -EINVAL : want_port(h, w, (uint16_t)port, tls);
     if (parse_literal(text, &a) < 0)
         return -EINVAL;
-    return http_listen_is_open(h) || is_loopback(&a) ? open_address(h, &a, tls) : 0;
+    return http_listen_is_open(h) || is_loopback(&a) ? want(w, &a, tls, false, -1) : 0;
 }
 
-static int open_entries(Http *h, char **entries, bool tls)
+static int want_entries(Http *h, wishes *w, char **entries, bool tls)
 {
     int result = 0;
 
     for (; entries && *entries; entries++) {
-        int r = open_entry(h, *entries, tls);
+        int r = want_entry(h, w, *entries, tls);
 
         if (r < 0)
             result = hybus_log_errno(LOG_ERR, r, "cannot listen on %s", *entries);
     }
     return result;
+}
+
+static int want_passed(Http *h, wishes *w)
+{
+    for (size_t i = 0; i < h->n_passed; i++) {
+        address a = {};
+        socklen_t size = sizeof(a);
+        int r;
+
+        if (getsockname(h->passed[i], &a.sa, &size) < 0 ||
+            (!http_listen_is_open(h) && !is_loopback(&a)))
+            continue;
+        r = want(w, &a, h->passed_tls[i], false, h->passed[i]);
+        if (r < 0)
+            return r;
+    }
+    return 0;
+}
+
+/* --- listeners
+ * ------------------------------------------------------------------------------------ */
+
+static int listener_add(Http *h, int fd, const wanted *want)
+{
+    const address *a = &want->address;
+    HttpListener *l = calloc(1, sizeof(*l));
+
+    if (!l)
+        return -ENOMEM;
+    l->http = h;
+    l->tls = want->tls;
+    memcpy(&l->bound, a, address_size(a));
+    l->port = ntohs(a->sa.sa_family == AF_INET ? a->in.sin_port : a->in6.sin6_port);
+    inet_ntop(a->sa.sa_family,
+              a->sa.sa_family == AF_INET ? (const void *)&a->in.sin_addr : &a->in6.sin6_addr,
+              l->address, sizeof(l->address));
+    l->accept = (h2o_accept_ctx_t){
+        .ctx = &h->context, .hosts = h->config.hosts, .ssl_ctx = want->tls ? h->tls : NULL};
+    l->socket = h2o_evloop_socket_create(h->loop, fd, H2O_SOCKET_FLAG_DONT_READ);
+    l->socket->data = l;
+    h2o_socket_read_start(l->socket, on_accept);
+    h->listeners[h->n_listeners++] = l;
+    hybus_info("listening on %s port %u (%s)", l->address, l->port, l->tls ? "tls" : "plain");
+    return 0;
+}
+
+static int open_socket(const address *a, int *ret)
+{
+    int on = 1;
+    _cleanup_(closep) int fd =
+        socket(a->sa.sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+
+    if (fd < 0)
+        return -errno;
+    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+    if (a->sa.sa_family == AF_INET6)
+        setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof(on));
+    if (bind(fd, &a->sa, address_size(a)) < 0 || listen(fd, BACKLOG) < 0)
+        return -errno;
+    *ret = TAKE_FD(fd);
+    return 0;
+}
+
+static int open_wanted(Http *h, const wanted *w)
+{
+    int fd = -1, r = 0;
+
+    if (w->passed >= 0)
+        fd = fcntl(w->passed, F_DUPFD_CLOEXEC, 3);
+    else
+        r = open_socket(&w->address, &fd);
+    if (r >= 0 && fd < 0)
+        r = -errno;
+    if (r >= 0)
+        r = listener_add(h, fd, w);
+    if (r < 0)
+        safe_close(fd);
+    return w->optional && (r == -EAFNOSUPPORT || r == -EADDRNOTAVAIL) ? 0 : r;
+}
+
+static void listener_close(Http *h, size_t at)
+{
+    HttpListener *l = h->listeners[at];
+
+    h->listeners[at] = h->listeners[--h->n_listeners];
+    h2o_socket_read_stop(l->socket);
+    h2o_socket_close(l->socket);
+    free(l);
 }
 
 int http_listen_pass(Http *h, int fd, bool tls)
@@ -176,52 +248,53 @@ int http_listen_pass(Http *h, int fd, bool tls)
     return 0;
 }
 
-static int open_passed(Http *h)
-{
-    int result = 0;
-
-    for (size_t i = 0; i < h->n_passed; i++) {
-        address a = {};
-        socklen_t size = sizeof(a);
-        int fd, r;
-
-        if (getsockname(h->passed[i], &a.sa, &size) < 0 ||
-            (!http_listen_is_open(h) && !is_loopback(&a)))
-            continue;
-        fd = fcntl(h->passed[i], F_DUPFD_CLOEXEC, 3);
-        r = fd < 0 ? -errno : listener_add(h, fd, h->passed_tls[i], true);
-        if (r < 0) {
-            safe_close(fd);
-            result = hybus_log_errno(LOG_ERR, r, "cannot listen on a socket from systemd");
-        }
-    }
-    return result;
-}
-
 void http_listen_close(Http *h)
 {
-    for (size_t i = 0; i < h->n_listeners; i++) {
-        h2o_socket_read_stop(h->listeners[i]->socket);
-        h2o_socket_close(h->listeners[i]->socket);
-        free(h->listeners[i]);
+    while (h->n_listeners > 0)
+        listener_close(h, h->n_listeners - 1);
+}
+
+/* What stays is not touched: connections that wait there to be accepted are kept. What goes is
+ * closed before anything opens, since a wider address needs the port of a narrower one. */
+static void close_unwanted(Http *h, wishes *w)
+{
+    for (size_t i = h->n_listeners; i-- > 0;) {
+        const HttpListener *l = h->listeners[i];
+        bool keep = false;
+
+        for (size_t k = 0; k < w->n && !keep; k++)
+            if (l->tls == w->list[k].tls &&
+                address_equal((const address *)&l->bound, &w->list[k].address))
+                keep = w->list[k].there = true;
+        if (!keep)
+            listener_close(h, i);
     }
-    h->n_listeners = 0;
 }
 
 int http_listen_update(Http *h)
 {
+    wishes w = {};
     int r, result;
 
-    http_listen_close(h);
     if (h->draining)
         return 0;
-    result = open_entries(h, h->settings->tls, true);
-    r = open_entries(h, h->settings->plain, false);
+    result = want_entries(h, &w, h->settings->tls, true);
+    r = want_entries(h, &w, h->settings->plain, false);
     result = result < 0 ? result : r;
-    r = open_passed(h);
+    r = want_passed(h, &w);
+    result = result < 0 ? result : r;
+    close_unwanted(h, &w);
+    for (size_t i = 0; i < w.n; i++) {
+        if (w.list[i].there)
+            continue;
+        r = open_wanted(h, &w.list[i]);
+        if (r < 0)
+            result = hybus_log_errno(LOG_ERR, r, "cannot listen on port %u",
+                                     ntohs(w.list[i].address.in.sin_port));
+    }
     if (h->listeners_changed)
         h->listeners_changed(h, h->listeners_userdata);
-    return result < 0 ? result : r;
+    return result;
 }
 
 void http_set_claimed(Http *h, bool claimed)

@@ -174,9 +174,11 @@ void http_free(Http *h)
         h2o_socket_read_stop(h->event_socket);
         h2o_socket_close(h->event_socket);
     }
-    if (h->loop) {
+    if (h->loop && !h->connections) {
         /* One more turn lets the library free what it only marked. */
         h2o_evloop_run(h->loop, 0);
+        if (h2o_timeout_is_linked(&h->context.http2._graceful_shutdown_timeout))
+            h2o_timeout_unlink(&h->context.http2._graceful_shutdown_timeout);
         h2o_context_dispose(&h->context);
         h2o_config_dispose(&h->config);
         h2o_evloop_destroy(h->loop);
@@ -287,7 +289,7 @@ int http_turn(Http *h, uint64_t usec)
     int r;
 
     r = dispatch_events(h);
-    if (r < 0)
+    if (r < 0 || sd_event_get_state(h->event) == SD_EVENT_FINISHED)
         return r;
     if (h->core)
         endpoint_core_flush(h->core);

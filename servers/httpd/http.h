@@ -63,7 +63,8 @@ struct HttpListener {
     Http *http;
     h2o_socket_t *socket;
     h2o_accept_ctx_t accept;
-    bool tls, passed; /* passed: by systemd */
+    bool tls;
+    struct sockaddr_in6 bound; /* room for both families */
     char address[INET6_ADDRSTRLEN];
     uint16_t port;
 };
