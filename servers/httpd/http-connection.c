@@ -11,8 +11,10 @@
 #include <h2o/http2_internal.h>
 #include <sys/socket.h>
 
-#define BODIES_MAX (64u * 1024u * 1024u) /* bytes of unfinished request bodies in all connections  \
-                                          */
+#define ADDRESSES_MAX 1024u
+#define BODIES_MAX                                                                                 \
+    (64u * 1024u * 1024u) /* bytes of unfinished request bodies in all connections                 \
+                           */
 
 /* --- addresses ------------------------------------------------------------------------------- */
 
@@ -30,11 +32,33 @@ static void address_key(const struct sockaddr *sa, unsigned char key[16])
     }
 }
 
+/* An address is remembered for a second after its last connection, so that the rate of its requests
+ * is not forgotten by reconnecting. Others go as soon as somebody looks for one. */
+static void forget_addresses(Http *h)
+{
+    uint64_t now = http_now();
+    HttpAddress **p = &h->addresses;
+
+    while (*p) {
+        HttpAddress *a = *p;
+
+        if (a->connections > 0 ||
+            (now - a->refilled_usec < 1000000u && h->n_addresses < ADDRESSES_MAX)) {
+            p = &a->next;
+            continue;
+        }
+        *p = a->next;
+        h->n_addresses--;
+        free(a);
+    }
+}
+
 static HttpAddress *address_get(Http *h, const struct sockaddr *sa)
 {
     unsigned char key[16];
     HttpAddress *a;
 
+    forget_addresses(h);
     address_key(sa, key);
     for (a = h->addresses; a; a = a->next)
         if (memcmp(a->key, key, sizeof(key)) == 0)
@@ -49,19 +73,6 @@ static HttpAddress *address_get(Http *h, const struct sockaddr *sa)
     h->addresses = a;
     h->n_addresses++;
     return a;
-}
-
-static void address_leave(Http *h, HttpAddress *a)
-{
-    HttpAddress **p;
-
-    if (--a->connections > 0)
-        return;
-    for (p = &h->addresses; *p != a; p = &(*p)->next)
-        ;
-    *p = a->next;
-    h->n_addresses--;
-    free(a);
 }
 
 /* One second's worth of requests may be saved up. */
@@ -135,7 +146,7 @@ static void connection_closed(void *data)
     h->n_connections--;
     if (c->authenticated)
         h->n_authenticated--;
-    address_leave(h, c->address);
+    c->address->connections--;
     free(c);
 }
 
@@ -182,11 +193,8 @@ static HttpConnection *connection_alloc(Http *h, h2o_socket_t *socket, const str
 
     if (!a)
         return NULL;
-    if (!make_room(h, a) || !(c = calloc(1, sizeof(*c)))) {
-        a->connections++;
-        address_leave(h, a);
+    if (!make_room(h, a) || !(c = calloc(1, sizeof(*c))))
         return NULL;
-    }
     a->connections++;
     c->address = a;
     c->http = h;

@@ -37,6 +37,7 @@ static void exchange_dispose(void *data)
         c->http->counters.responses[status < 600 ? status / 100 : 5]++;
     http_log_access(x);
     c->http->counters.body_bytes_out += x->req->bytes_sent;
+    http_exchange_release(x, x->held);
     leave_waiting(x);
     hybus_agent_question_cancel(x->question);
     if (x->request)
@@ -81,6 +82,40 @@ static HttpExchange *exchange_new(HttpConnection *c, h2o_req_t *req)
     c->http->counters.requests++;
     c->http->counters.body_bytes_in += req->entity.len;
     return x;
+}
+
+static HttpConnection *find_greediest(Http *h)
+{
+    HttpConnection *worst = NULL;
+
+    for (HttpConnection *c = h->connections; c; c = c->next)
+        if (!c->dying && (!worst || c->held > worst->held))
+            worst = c;
+    return worst;
+}
+
+void http_exchange_hold(HttpExchange *x, size_t size)
+{
+    Http *h = x->connection->http;
+    HttpConnection *worst;
+
+    x->held += size;
+    x->connection->held += size;
+    h->held += size;
+    if (h->held <= HTTP_HELD_MAX)
+        return;
+    worst = find_greediest(h);
+    if (worst) {
+        h->counters.stalled++;
+        http_connection_kill(worst);
+    }
+}
+
+void http_exchange_release(HttpExchange *x, size_t size)
+{
+    x->held -= size;
+    x->connection->held -= size;
+    x->connection->http->held -= size;
 }
 
 void http_exchange_problem(HttpExchange *x, unsigned status, uint64_t retry_usec)

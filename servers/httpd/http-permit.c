@@ -21,6 +21,7 @@ static void on_verdict(const hybus_verdict *v, int error, void *userdata)
     unsigned status;
     int n;
 
+    x->asking = false;
     x->question = NULL;
     if (error < 0) {
         http_exchange_problem(x, 503, 1000000u);
@@ -41,8 +42,20 @@ static void on_verdict(const hybus_verdict *v, int error, void *userdata)
     http_reply_body(x, "application/problem+json", body, (size_t)n);
 }
 
+/* The answer may have come already, from within the question. */
+static void asked(HttpExchange *x, int r, hybus_agent_question *question)
+{
+    if (r < 0) {
+        x->asking = false;
+        http_exchange_problem(x, 503, 1000000u);
+    } else if (x->asking) {
+        x->question = question;
+    }
+}
+
 static void refuse(HttpExchange *x)
 {
+    hybus_agent_question *question = NULL;
     hybus_subject s = subject_of(x);
     hybus_call call = {.permission = permissions[x->page],
                        .interface = "org.hybridos.Http1",
@@ -50,8 +63,9 @@ static void refuse(HttpExchange *x)
                        .path = x->path,
                        .kind = HYBUS_MEMBER_METHOD};
 
-    if (hybus_agent_judge(x->connection->http->agent, &s, &call, on_verdict, x, &x->question) < 0)
-        http_exchange_problem(x, 503, 1000000u);
+    x->asking = true;
+    asked(x, hybus_agent_judge(x->connection->http->agent, &s, &call, on_verdict, x, &question),
+          question);
 }
 
 static void decide(HttpExchange *x)
@@ -66,6 +80,7 @@ static void on_row(hybus_row *row, int error, void *userdata)
 {
     HttpExchange *x = userdata;
 
+    x->asking = false;
     x->question = NULL;
     if (error < 0) {
         http_exchange_problem(x, 503, 1000000u);
@@ -82,13 +97,19 @@ static void on_row(hybus_row *row, int error, void *userdata)
 void http_permit(HttpExchange *x, http_page page, void (*allowed)(HttpExchange *x))
 {
     hybus_agent *agent = x->connection->http->agent;
+    hybus_agent_question *question = NULL;
     hybus_subject s = subject_of(x);
 
     x->page = page;
     x->permitted = allowed;
-    if (x->peer->row && agent && hybus_agent_row_current(agent, x->peer->row))
-        decide(x);
-    else if (!agent || hybus_agent_row(agent, &s, permissions, ELEMENTS(permissions), on_row, x,
-                                       &x->question) < 0)
+    if (!agent) {
         http_exchange_problem(x, 503, 1000000u);
+    } else if (x->peer->row && hybus_agent_row_current(agent, x->peer->row)) {
+        decide(x);
+    } else {
+        x->asking = true;
+        asked(x,
+              hybus_agent_row(agent, &s, permissions, ELEMENTS(permissions), on_row, x, &question),
+              question);
+    }
 }

@@ -182,6 +182,7 @@ static void on_proceed(h2o_generator_t *generator, h2o_req_t *req)
     size_t size = x->sending ? x->sending->size : 0;
 
     x->in_flight = false;
+    http_exchange_release(x, size);
     if (x->sending)
         h2o_buffer_dispose(&x->sending);
     x->sending = NULL;
@@ -211,6 +212,7 @@ int http_reply_write(HttpExchange *x, const void *data, size_t size)
         return -ENOMEM;
     memcpy(room.base, data, size);
     x->pending->size += size;
+    http_exchange_hold(x, size);
     return 0;
 }
 
@@ -255,6 +257,7 @@ static void send_whole(HttpExchange *x, unsigned status, const void *body, size_
         copy.base = h2o_mem_alloc_pool(&x->req->pool, size + 1);
         copy.len = size;
         memcpy(copy.base, body, size);
+        http_exchange_hold(x, size);
     } else if (x->head) {
         size_t n = parse_length(length);
         x->req->res.content_length = n != SIZE_MAX ? n : size;

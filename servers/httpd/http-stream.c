@@ -115,6 +115,7 @@ static void make_room(HttpExchange *x, size_t size)
     if (waiting == 0 || waiting + size <= HTTP_STREAM_PENDING_MAX)
         return;
     h2o_buffer_consume(&x->pending, waiting);
+    http_exchange_release(x, waiting);
     (void)write_gap(x, HTTP_SPAN(""));
 }
 

@@ -174,6 +174,12 @@ void http_free(Http *h)
         h2o_socket_read_stop(h->event_socket);
         h2o_socket_close(h->event_socket);
     }
+    while (h->addresses && !h->connections) {
+        HttpAddress *next = h->addresses->next;
+
+        free(h->addresses);
+        h->addresses = next;
+    }
     if (h->loop && !h->connections) {
         /* One more turn lets the library free what it only marked. */
         h2o_evloop_run(h->loop, 0);

@@ -21,7 +21,8 @@
 #define HTTP_LISTENERS_MAX 16u
 #define HTTP_STREAM_PENDING_MAX (128u * 1024u) /* bytes of events that wait for a slow reader */
 #define HTTP_BODY_PIECE (32u * 1024u)          /* bytes of request body handed over at a time */
-#define HTTP_SENDING_MAX (1024u * 1024u)       /* bytes of response held for a slow reader */
+#define HTTP_SENDING_MAX (1024u * 1024u)       /* bytes of one response held for a slow reader */
+#define HTTP_HELD_MAX (96u * 1024u * 1024u)    /* bytes of all responses held */
 
 typedef struct http_settings {
     char **tls, **plain; /* "8443" or "192.0.2.1:8443" */
@@ -51,7 +52,7 @@ typedef struct http_counters {
         bad_requests, misdirected, stalled, kicked, body_bytes_in, body_bytes_out, streams;
 } http_counters;
 
-/* One remote address (an IPv6 /64), for as long as it has connections. */
+/* One remote address (an IPv6 /64). */
 struct HttpAddress {
     HttpAddress *next;
     unsigned char key[16];
@@ -79,6 +80,7 @@ struct HttpConnection {
     HttpExchange *exchanges;
     uint64_t id, since_usec, active_usec; /* since: CLOCK_REALTIME, active: CLOCK_MONOTONIC */
     uint64_t requests, resets, streams_seen;
+    size_t held; /* bytes of responses that its client has not taken */
     unsigned open, n_peers;
     bool authenticated, tls, dying, http2;
     char peer_name[INET6_ADDRSTRLEN + 10];
@@ -129,8 +131,8 @@ struct HttpExchange {
     size_t body_sent; /* of the request's body, to the core */
     h2o_buffer_t *sending, *pending;
     uint64_t moved_usec; /* when the client last took something */
-    size_t moved_bytes;
-    bool in_flight, ended, aborted, head, event_stream, file, first_value, skipped, replied,
+    size_t moved_bytes, held;
+    bool in_flight, ended, aborted, asking, head, event_stream, file, first_value, skipped, replied,
         limited;
 };
 
@@ -154,6 +156,7 @@ struct Http {
     size_t n_passed;
     HttpConnection *connections, *dying;
     HttpAddress *addresses;
+    size_t held;
     size_t n_connections, n_authenticated, n_addresses, n_streams;
     uint64_t next_id, swept_usec, streams_usec, drain_since_usec, drain_until_usec, log_second;
     unsigned log_lines;
@@ -229,6 +232,9 @@ int http_exchange_on_request(h2o_handler_t *handler, h2o_req_t *req);
 /* The peer of `x` has been checked. */
 void http_exchange_checked(HttpExchange *x, int error, uint64_t retry_usec);
 void http_exchange_problem(HttpExchange *x, unsigned status, uint64_t retry_usec);
+/* Counts bytes held for the client; over the bound, whoever makes us hold most is cut. */
+void http_exchange_hold(HttpExchange *x, size_t size);
+void http_exchange_release(HttpExchange *x, size_t size);
 /* The connection is being cut. */
 void http_exchange_cut(HttpExchange *x);
 

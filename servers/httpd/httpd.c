@@ -130,6 +130,15 @@ static int run(Manager *m)
     return r;
 }
 
+/* The library writes a line to standard error for each frame of a type it does not know: a client
+ * could fill the journal, or make us wait for it. Our own messages go to the journal's own socket.
+ */
+static void silence_library(void)
+{
+    if (secure_getenv("JOURNAL_STREAM") && !freopen("/dev/null", "we", stderr))
+        hybus_warning("cannot silence the library");
+}
+
 int main(int argc, char *argv[])
 {
     static const char *const interfaces[] = {"org.hybridos.Server1", "org.hybridos.Http1", NULL};
@@ -150,6 +159,7 @@ int main(int argc, char *argv[])
     r = hybus_daemon_new(&info, argc, argv, &daemon);
     if (r <= 0)
         return hybus_daemon_exit_status(r);
+    silence_library();
     manager.daemon = daemon;
     r = set_up(&manager);
     if (r >= 0)

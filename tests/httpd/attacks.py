@@ -486,6 +486,7 @@ def cross_origin(target, honest):
 def frame_floods(target, honest):
     for batch in (Http2.frame(PING, 0, 0, b"12345678") * 1000, Http2.frame(SETTINGS, 0, 0) * 1000,
                   b"".join(Http2.frame(PRIORITY, 0, 2 * i + 1, struct.pack(">IB", 0, 1)) for i in range(1000)),
+                  Http2.frame(0x77, 0, 0, b"unknown") * 1000,
                   Http2.frame(HEADERS, 1, 1, b"x") + Http2.frame(9, 0, 1, b"y" * 16000) * 1000):
         client = Http2(target)
         try:
@@ -518,13 +519,14 @@ def free_ports(n):
 
 
 class Served:
-    def __init__(self, program):
+    def __init__(self, program, *settings):
         self.directory = tempfile.mkdtemp(prefix="httpd-attacks-")
         os.mkdir(self.directory + "/files")
         tls, plain = free_ports(2)
         self.process = subprocess.Popen(
             [program, self.directory, str(tls), str(plain), "[timeouts]", "Request = 3", "Idle = 4",
-             f"Stall = {STALL}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+             f"Stall = {STALL}", *settings],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
         if b"ready" not in self.process.stdout.readline():
             raise SystemExit("the server does not start")
         self.target = Target("127.0.0.1", tls, plain)

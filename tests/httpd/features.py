@@ -180,6 +180,40 @@ def reload(served):
     old.sock.close()
 
 
+def request_rate(served):
+    limited = Served(served.process.args[0], "[limits]", "RequestRate = 20")
+    statuses = [ask(limited.target, "/hello") for _ in range(40)]
+    expect(429 in [status for status, _, _ in statuses], True)
+    expect([fields["retry-after"] for status, fields, _ in statuses if status == 429][0], "1")
+    expect(statuses[0][0], 200)
+    expect(limited.end(), 0)
+
+
+def reserved_slots(served):
+    """Strangers fill what there is; who has authenticated stays, and the owner gets in."""
+    small = Served(served.process.args[0], "[limits]", "Connections = 24", "ConnectionsReserved = 8",
+                   "ConnectionsPerAddress = 1000")
+    owner = Http2(small.target)
+    expect(owner.exchange(token="good")[1], b"hello world\n")
+    strangers = []
+    for _ in range(100):
+        strangers.append(Http2(small.target))
+        expect(strangers[-1].exchange()[1], b"hello world\n")
+    expect(owner.exchange(token="good")[1], b"hello world\n")
+    expect(Http2(small.target).exchange(token="good")[1], b"hello world\n")
+    alive = 0
+    for stranger in strangers:
+        try:
+            stranger.exchange()
+            alive += 1
+        except (EOFError, OSError):
+            pass
+        stranger.sock.close()
+    expect(0 < alive <= 16, True)
+    owner.sock.close()
+    expect(small.end(), 0)
+
+
 def drain(served):
     """What is open finishes, nothing new begins, the process ends by itself."""
     client = Http2(served.target)
@@ -204,7 +238,8 @@ def main():
     parser.add_argument("--serve", required=True)
     served = Served(parser.parse_args().serve)
     failed = 0
-    tests = [static_files, methods, headers, credentials, cors, streaming, events, protocols, reload, drain]
+    tests = [static_files, methods, headers, credentials, cors, streaming, events, protocols, request_rate,
+             reserved_slots, reload, drain]
     for test in tests:
         try:
             test(served)
