@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The benchmarks: each a function that gives rows and ratios. ./hybridos bench prints them and writes
+build/bench.json. Figures are for reading side by side within one run; nothing here passes or fails."""
+import json
+import os
+import pathlib
+import re
+import shutil
+import statistics
+import subprocess
+import time
+
+import packages
+import simulated
+from problem import Problem
+
+HERE = pathlib.Path(__file__).resolve().parent
+BOOTS = 5
+IDLE_SECONDS = 30
+UNITS = 'h-*.service'
+
+
+def started(build, say, extra=()):
+    """A device of its own, with what only the benchmark's peers need."""
+    d = simulated.Device('bench', say)
+    d.stop(quick=True)
+    d.wipe()
+    tree = packages.unpack(list(extra), d.cache, say) if extra else None
+    if tree:
+        d.upper.mkdir(parents=True)
+        shutil.copytree(tree, d.upper, symlinks=True, dirs_exist_ok=True)
+    d.start(build, publish='none')
+    d.wait_healthy()
+    return d
+
+
+def ended(d):
+    d.stop(quick=True)
+    d.wipe()
+
+
+def put(d, source):
+    folder = pathlib.Path(f'/proc/{d.init}/root/run/hybridos-bench')
+    folder.mkdir(exist_ok=True)
+    shutil.copy(source, folder)
+    return f'/run/hybridos-bench/{pathlib.Path(source).name}'
+
+
+def program(build, name):
+    path = pathlib.Path(build) / name
+    if not path.exists():
+        raise Problem(f'{path} was not built')
+    return path
+
+
+def printed_json(command):
+    result = subprocess.run([str(c) for c in command], stdout=subprocess.PIPE, text=True, timeout=600)
+    if result.returncode:
+        raise Problem(f'{command[0]} ended with {result.returncode}')
+    return json.loads(result.stdout)
+
+
+def responder(build, say):
+    """Requests a second through a responder, against nginx and lighttpd with FastCGI."""
+    d = started(build, say, ['only-bench'])
+    apps = []
+    try:
+        for name in ('bench-fcgi', 'bench-channel', 'bench-bus'):
+            put(d, program(build, f'tests/bench/responder/{name}'))
+        script = put(d, HERE / 'responder/responder.py')
+        for name in ('bench-channel', 'bench-bus'):
+            apps.append(d.popen(f'/run/hybridos-bench/{name}'))
+        result = d.run('python3', script, '/run/hybridos-bench', timeout=1200)
+        if result.returncode:
+            raise Problem(f'the benchmark failed: {(result.stdout + result.stderr)[-2000:]}')
+        return json.loads(result.stdout)
+    finally:
+        for app in apps:
+            app.terminate()
+        ended(d)
+
+
+def daemons(d):
+    listed = d.run('systemctl', 'list-units', '--state=active', '--plain', '--no-legend', UNITS, check=True).stdout
+    for unit in sorted(line.split()[0] for line in listed.splitlines()):
+        yield unit, d.run('systemctl', 'show', '-P', 'MainPID', unit, check=True).stdout.strip()
+
+
+def sample(d, pid):
+    """(PSS in KiB, voluntary context switches, bytes written to disk) of a process of the device."""
+    text = d.run('sh', '-c', f'cat /proc/{pid}/smaps_rollup /proc/{pid}/status /proc/{pid}/io', check=True).stdout
+    number = lambda name: int(re.search(rf'^{name}:\s+(\d+)', text, re.M)[1])
+    return number('Pss'), number('voluntary_ctxt_switches'), number('write_bytes')
+
+
+def idle(build, say):
+    """Memory, wakeups and flash writes of each daemon while nobody asks anything."""
+    d = started(build, say)
+    try:
+        for _ in range(20):  # everything has been used once
+            d.run('curl', '-ks', 'https://localhost:8443/system/status')
+        say(f'idle for {IDLE_SECONDS} s')
+        time.sleep(5)
+        before = {unit: (pid, sample(d, pid)) for unit, pid in daemons(d)}
+        time.sleep(IDLE_SECONDS)
+        rows = []
+        for unit, (pid, first) in before.items():
+            last = sample(d, pid)
+            rows.append({'name': unit, 'PSS KiB': last[0],
+                         'wakeups/s': round((last[1] - first[1]) / IDLE_SECONDS, 2),
+                         'bytes written': last[2] - first[2]})
+        total = sum(r['PSS KiB'] for r in rows)
+        return {'rows': rows, 'ratios': {'PSS : 32 MiB (budget <= 1)': round(total / 32768, 2)}}
+    finally:
+        ended(d)
+
+
+def boot(build, say):
+    """From the bus being ready to hybridos.target being reached."""
+    times = []
+    for _ in range(BOOTS):
+        d = started(build, say)
+        try:
+            stamps = d.run('systemctl', 'show', '-P', 'ActiveEnterTimestampMonotonic', 'dbus.service',
+                           'hybridos.target', check=True).stdout.split()
+            times.append((int(stamps[1]) - int(stamps[0])) / 1e6)
+        finally:
+            ended(d)
+    return {'rows': [{'name': 'bus ready to hybridos.target, s', 'median': round(statistics.median(times), 3),
+                      'min': round(min(times), 3), 'max': round(max(times), 3)}],
+            'ratios': {'median : 1 s (budget <= 1)': round(statistics.median(times), 2)}}
+
+
+def size(build, say):
+    """What is installed: our stripped files, and the libraries that each daemon pulls in."""
+    folder = pathlib.Path(build) / 'bench-size'
+    shutil.rmtree(folder, ignore_errors=True)
+    subprocess.run(['meson', 'install', '-C', build, '--no-rebuild', '--quiet', '--strip', '--destdir',
+                    folder.resolve()], check=True, stdout=subprocess.DEVNULL)
+    rows = []
+    try:
+        libraries = {p.name for p in folder.rglob('*.so*')}
+        for path in sorted([*folder.glob('usr/sbin/h-*'), *folder.glob('usr/bin/h-*')]):
+            linked = subprocess.run(['ldd', path], capture_output=True, text=True).stdout
+            pulled = [m[1] for m in re.finditer(r'=> (/\S+)', linked) if os.path.basename(m[1]) not in libraries]
+            rows.append({'name': path.name, 'KiB': round(path.stat().st_size / 1024),
+                         'libraries KiB': round(sum(os.stat(p).st_size for p in pulled) / 1024)})
+        total = sum(p.stat().st_size for p in folder.rglob('*') if p.is_file() and not p.is_symlink())
+        rows.append({'name': 'everything we install', 'KiB': round(total / 1024), 'libraries KiB': ''})
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return {'rows': rows, 'ratios': {}}
+
+
+def mediation(build, say):
+    """The cost of the filter on a hit, on a miss, and of asking at every call."""
+    return printed_json([program(build, 'tests/bench/mediation/bench-mediation')])
+
+
+BENCHES = {f.__name__: f for f in (mediation, responder, idle, boot, size)}
+
+
+def table(result):
+    rows = result['rows']
+    columns = list(dict.fromkeys(c for r in rows for c in r))
+    widths = [max(len(str(x)) for x in [c, *(r.get(c, '') for r in rows)]) for c in columns]
+    lines = ['  '.join(c.ljust(w) for c, w in zip(columns, widths))]
+    for r in rows:
+        lines.append('  '.join(str(r.get(c, '')).ljust(w) if i == 0 else str(r.get(c, '')).rjust(w)
+                               for i, (c, w) in enumerate(zip(columns, widths))))
+    lines += [f'  {name}: {value}' for name, value in result.get('ratios', {}).items()]
+    return '\n'.join(lines)
+
+
+def run(names, build, say):
+    """Runs these benchmarks (none: all); returns how many failed."""
+    for name in names:
+        if name not in BENCHES:
+            raise Problem(f'there is no benchmark {name}; there are: {", ".join(BENCHES)}')
+    results, failed = {}, 0
+    for name in names or BENCHES:
+        print(f'\n== {name}: {BENCHES[name].__doc__.strip()}', flush=True)
+        try:
+            results[name] = BENCHES[name](build, say)
+            print(table(results[name]), flush=True)
+        except Problem as problem:
+            say(f'{name}: {problem}')
+            results[name] = {'error': str(problem)}
+            failed += 1
+    target = pathlib.Path(build) / 'bench.json'
+    target.write_text(json.dumps(results, indent=1) + '\n')
+    print(f'\nwritten to {target}')
+    return failed
