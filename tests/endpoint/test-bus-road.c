@@ -1,0 +1,339 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+
+#include "device.h"
+
+#define KEY "0123456789abcdef"
+#define SEALS (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE)
+
+typedef struct bus_app {
+    sd_bus *bus, *far; /* the app's end, the core's end */
+    sd_bus_message *call;
+    unsigned calls, cancels, watches;
+    uint32_t watchers;
+    char id[64], path[64];
+    int stream, body_fd;
+    size_t body_size;
+} bus_app;
+
+static int on_handle(sd_bus_message *m, void *userdata, sd_bus_error *e)
+{
+    bus_app *app = userdata;
+    const char *key, *text;
+    const void *body;
+    int fd;
+
+    app->calls++;
+    sd_bus_message_unref(app->call);
+    app->call = sd_bus_message_ref(m);
+    assert_true(sd_bus_message_enter_container(m, 'a', "{sv}") > 0);
+    while (sd_bus_message_enter_container(m, 'e', "sv") > 0) {
+        assert_true(sd_bus_message_read(m, "s", &key) > 0);
+        if (streq(key, "stream") || streq(key, "body")) {
+            assert_true(sd_bus_message_read(m, "v", "h", &fd) > 0);
+            *(streq(key, "body") ? &app->body_fd : &app->stream) = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+        } else if (streq(key, "id") || streq(key, "path")) {
+            assert_true(sd_bus_message_read(m, "v", "s", &text) > 0);
+            snprintf(streq(key, "id") ? app->id : app->path, 64, "%s", text);
+        } else
+            assert_true(sd_bus_message_skip(m, "v") >= 0);
+        assert_true(sd_bus_message_exit_container(m) >= 0);
+    }
+    assert_true(sd_bus_message_exit_container(m) >= 0);
+    assert_true(sd_bus_message_read_array(m, 'y', &body, &app->body_size) >= 0);
+    return 1;
+}
+
+static int on_cancel(sd_bus_message *m, void *userdata, sd_bus_error *e)
+{
+    bus_app *app = userdata;
+    const char *id;
+
+    assert_true(sd_bus_message_read(m, "s", &id) > 0);
+    assert_string_equal(id, app->id);
+    app->cancels++;
+    return 1;
+}
+
+static int on_watch(sd_bus_message *m, void *userdata, sd_bus_error *e)
+{
+    bus_app *app = userdata;
+    const char *path;
+
+    assert_true(sd_bus_message_read(m, "su", &path, &app->watchers) > 0);
+    assert_string_equal(path, "/x");
+    app->watches++;
+    return 1;
+}
+
+static const sd_bus_vtable vtable[] = {
+    SD_BUS_VTABLE_START(0),
+    SD_BUS_METHOD("Handle", "a{sv}ay", "ua(ss)a{sv}", on_handle, SD_BUS_VTABLE_UNPRIVILEGED),
+    SD_BUS_METHOD("Cancel", "s", "", on_cancel,
+                  SD_BUS_VTABLE_UNPRIVILEGED | SD_BUS_VTABLE_METHOD_NO_REPLY),
+    SD_BUS_METHOD("Watch", "su", "", on_watch,
+                  SD_BUS_VTABLE_UNPRIVILEGED | SD_BUS_VTABLE_METHOD_NO_REPLY),
+    SD_BUS_VTABLE_END,
+};
+
+static sd_bus *bus_end(int fd, bool server)
+{
+    sd_id128_t id = {};
+    sd_bus *b;
+
+    assert_true(sd_bus_new(&b) >= 0);
+    assert_true(sd_bus_set_fd(b, fd, fd) >= 0);
+    assert_true(sd_bus_set_anonymous(b, true) >= 0);
+    assert_true(sd_bus_negotiate_fds(b, true) >= 0);
+    if (server)
+        assert_true(sd_bus_set_server(b, true, id) >= 0);
+    assert_true(sd_bus_start(b) >= 0);
+    return b;
+}
+
+static device *bus_device(const endpoint_settings *s, bus_app *app, client *c)
+{
+    char uid[16];
+    int fds[2];
+    device *d;
+
+    *app = (bus_app){.stream = -1, .body_fd = -1};
+    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, fds), 0);
+    app->bus = bus_end(fds[0], true);
+    app->far = bus_end(fds[1], false);
+    d = device_new(s, app->far);
+    assert_true(sd_bus_attach_event(app->bus, d->event, 0) >= 0);
+    assert_true(sd_bus_add_object_vtable(app->bus, NULL, "/app", "org.hybridos.Responder1", vtable,
+                                         app) >= 0);
+    snprintf(uid, sizeof(uid), "%u", getuid());
+    registrar_entry(d, 0, ":revision", "1", ":namespace", "/bus", ":key", KEY, ":uid", uid, ":road",
+                    "bus", ":bus-name", ":1.7", ":object", "/app", ":stream", "1", ":watch", "1",
+                    NULL);
+    wait_for(d, endpoint_core_has(d->core, "/bus"));
+    agent_fake_grant(d->agent, "anonymous", ALLOW_ALL);
+    client_new(d, c, NULL);
+    return d;
+}
+
+static void bus_device_free(device *d, bus_app *app, client *c)
+{
+    client_free(c);
+    assert_int_equal(d->core->bus_open, 0);
+    sd_bus_message_unref(app->call);
+    safe_close(app->stream);
+    safe_close(app->body_fd);
+    sd_bus_detach_event(app->bus);
+    device_free(d);
+    sd_bus_close_unref(app->bus);
+    sd_bus_close_unref(app->far);
+}
+
+static sd_bus_message *reply_begin(bus_app *app, uint32_t status, const char *name,
+                                   const char *value)
+{
+    sd_bus_message *m;
+
+    assert_true(sd_bus_message_new_method_return(app->call, &m) >= 0);
+    assert_true(sd_bus_message_append(m, "ua(ss)", status, 1, name, value) >= 0);
+    return m;
+}
+
+static void reply_send(bus_app *app, sd_bus_message *m)
+{
+    assert_true(sd_bus_send(app->bus, m, NULL) >= 0);
+    sd_bus_message_unref(m);
+}
+
+static void reply_fd(bus_app *app, int fd)
+{
+    sd_bus_message *m = reply_begin(app, 200, "content-type", "application/octet-stream");
+
+    assert_true(sd_bus_message_append(m, "a{sv}", 1, "body", "h", fd) >= 0);
+    reply_send(app, m);
+    close(fd);
+}
+
+static int memfd_of(size_t size)
+{
+    int fd = memfd_create("reply", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+
+    assert_int_equal(ftruncate(fd, (off_t)size), 0);
+    return fd;
+}
+
+static void test_inline(void **state)
+{
+    bus_app app;
+    client c;
+    device *d = bus_device(NULL, &app, &c);
+    answer *a = request(&c, "POST", "/bus/x", "hello", 5, true);
+    sd_bus_message *m;
+
+    wait_for(d, app.calls == 1);
+    assert_string_equal(app.path, "/bus/x");
+    assert_int_equal(app.body_size, 5);
+    m = reply_begin(&app, 201, "content-type", "text/plain");
+    assert_true(sd_bus_message_append(m, "a{sv}", 1, "body", "ay", 3, 'a', 'b', 'c') >= 0);
+    reply_send(&app, m);
+    wait_for(d, a->ended);
+    assert_int_equal(a->status, 201);
+    assert_memory_equal(a->body, "abc", 3);
+    answer_free(a);
+
+    /* Control characters, and an error instead of an answer. */
+    a = request(&c, "GET", "/bus", NULL, 0, true);
+    wait_for(d, app.calls == 2);
+    m = reply_begin(&app, 200, "x-a", "b\nc");
+    assert_true(sd_bus_message_append(m, "a{sv}", 0) >= 0);
+    reply_send(&app, m);
+    wait_for(d, a->ended);
+    assert_int_equal(a->status, 502);
+    answer_free(a);
+    a = request(&c, "GET", "/bus", NULL, 0, true);
+    wait_for(d, app.calls == 3);
+    assert_true(sd_bus_reply_method_errorf(app.call, SD_BUS_ERROR_FAILED, "no") >= 0);
+    wait_for(d, a->ended);
+    assert_int_equal(a->status, 502);
+    answer_free(a);
+
+    /* A path that D-Bus cannot carry. */
+    a = request(&c, "GET", "/bus/\xff", NULL, 0, true);
+    wait_for(d, a->ended);
+    assert_int_equal(a->status, 400);
+    answer_free(a);
+    bus_device_free(d, &app, &c);
+}
+
+static void test_memfds(void **state)
+{
+    bus_app app;
+    client c;
+    device *d = bus_device(NULL, &app, &c);
+    uint8_t *body = calloc(1, LIMIT_BUS_INLINE + 1);
+    struct stat st;
+    answer *a;
+    int fd;
+
+    a = request(&c, "POST", "/bus", body, LIMIT_BUS_INLINE + 1, true);
+    wait_for(d, app.calls == 1);
+    assert_int_equal(app.body_size, 0);
+    assert_int_equal(fcntl(app.body_fd, F_GET_SEALS) & SEALS, SEALS);
+    assert_int_equal(fstat(app.body_fd, &st), 0);
+    assert_int_equal(st.st_size, LIMIT_BUS_INLINE + 1);
+
+    fd = memfd_of(600000);
+    assert_int_equal(fcntl(fd, F_ADD_SEALS, SEALS), 0);
+    reply_fd(&app, fd);
+    wait_for(d, a->size == CHANNEL_CREDIT_INITIAL); /* not more than the credit */
+    for (int i = 0; i < 3 && !a->ended; i++) {
+        size_t before = a->size;
+        endpoint_request_consumed(a->request, CHANNEL_CREDIT_INITIAL);
+        wait_for(d, a->ended || a->size == before + CHANNEL_CREDIT_INITIAL);
+    }
+    wait_for(d, a->ended);
+    assert_int_equal(a->size, 600000);
+    assert_int_equal(a->aborted, 0);
+    answer_free(a);
+
+    /* One that its sender could still change is not read. */
+    a = request(&c, "GET", "/bus", NULL, 0, true);
+    wait_for(d, app.calls == 2);
+    reply_fd(&app, memfd_of(10));
+    wait_for(d, a->ended);
+    assert_int_equal(a->status, 502);
+    answer_free(a);
+
+    /* Nor is anything that is no memfd. */
+    a = request(&c, "GET", "/bus", NULL, 0, true);
+    wait_for(d, app.calls == 3);
+    reply_fd(&app, open("/dev/zero", O_RDONLY | O_CLOEXEC));
+    wait_for(d, a->ended);
+    assert_int_equal(a->status, 502);
+    answer_free(a);
+
+    /* A body that comes in parts is collected; nothing is called before it is whole. */
+    a = request(&c, "POST", "/bus", body, 100, false);
+    wait_for(d, a->request->state == REQUEST_OPEN);
+    assert_int_equal(endpoint_request_body(a->request, body, 1000, false), 0);
+    assert_int_equal(a->taken, 1000);
+    assert_int_equal(app.calls, 3);
+    assert_int_equal(endpoint_request_body(a->request, body, 1000, true), 0);
+    wait_for(d, app.calls == 4);
+    answer_free(a);
+    wait_for(d, app.cancels == 1);
+    free(body);
+    bus_device_free(d, &app, &c);
+}
+
+static void test_stream(void **state)
+{
+    bus_app app;
+    client c;
+    device *d = bus_device(NULL, &app, &c);
+    answer *a = request(&c, "GET", "/bus", NULL, 0, true);
+    sd_bus_message *m;
+
+    wait_for(d, app.calls == 1);
+    assert_true(app.stream >= 0);
+    m = reply_begin(&app, 200, "content-type", "text/plain");
+    assert_true(sd_bus_message_append(m, "a{sv}", 1, "stream", "b", 1) >= 0);
+    reply_send(&app, m);
+    wait_for(d, a->replies == 1);
+    assert_int_equal(write(app.stream, "piped", 5), 5);
+    wait_for(d, a->size == 5);
+    assert_false(a->ended);
+    /* The core must hold no end of its own that would keep the pipe open. */
+    sd_bus_message_unref(TAKE_PTR(app.call));
+    app.stream = safe_close(app.stream);
+    wait_for(d, a->ended);
+    assert_memory_equal(a->body, "piped", 5);
+    answer_free(a);
+    bus_device_free(d, &app, &c);
+}
+
+static void test_watch_and_limits(void **state)
+{
+    endpoint_settings s = {.deadline_usec = 300000};
+    bus_app app;
+    client c;
+    device *d = bus_device(&s, &app, &c);
+    answer *a[LIMIT_BUS_RESPONDER + 1];
+    watcher *w = watch(&c, "/bus/x");
+
+    wait_for(d, app.watches == 1);
+    assert_int_equal(app.watchers, 1);
+    side_fields(&d->registrar, CHANNEL_NOTIFY, 0, 0, 0, "v", 1, ":namespace", "/bus", ":path", "/x",
+                "content-type", "text/plain", NULL);
+    wait_for(d, w->values == 1);
+    watcher_free(w);
+    wait_for(d, app.watches == 2);
+    assert_int_equal(app.watchers, 0);
+
+    for (size_t i = 0; i < ELEMENTS(a); i++) {
+        a[i] = request(&c, "GET", "/bus", NULL, 0, true);
+        if (i == 0)
+            wait_for(d, a[0]->request->state == REQUEST_OPEN);
+    }
+    assert_int_equal(a[LIMIT_BUS_RESPONDER]->status, 503);
+    wait_for(d, endpoint_core_open_requests(d->core) == 0); /* nobody answers */
+    for (size_t i = 0; i < LIMIT_BUS_RESPONDER; i++)
+        assert_int_equal(a[i]->status, 504);
+    for (size_t i = 0; i < ELEMENTS(a); i++)
+        answer_free(a[i]);
+    bus_device_free(d, &app, &c);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_inline),
+        cmocka_unit_test(test_memfds),
+        cmocka_unit_test(test_stream),
+        cmocka_unit_test(test_watch_and_limits),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
