@@ -85,7 +85,7 @@ void bus_watch(endpoint_core *c, entry *e, const char *subpath, uint32_t watcher
 {
     _cleanup_(sd_bus_message_unrefp) sd_bus_message *m = NULL;
 
-    if (c->bus && fire(c, &e->d, "Watch", &m) >= 0 &&
+    if (c->bus && sd_bus_is_ready(c->bus) > 0 && fire(c, &e->d, "Watch", &m) >= 0 &&
         sd_bus_message_append(m, "su", subpath, watchers) >= 0)
         (void)sd_bus_send(c->bus, m, NULL);
 }
@@ -474,6 +474,8 @@ unsigned bus_send_request(entry *e, endpoint_request *r, const endpoint_request_
 
     if (!c->bus)
         return 502;
+    if (sd_bus_is_ready(c->bus) <= 0) /* sending would wait for it, in the middle of the loop */
+        return 503;
     o = owner_get(c, e->d.uid);
     if (!o || c->bus_open >= LIMIT_BUS_REQUESTS || o->open >= LIMIT_BUS_RESPONDER) {
         owner_unref(o);

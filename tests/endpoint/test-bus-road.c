@@ -108,6 +108,7 @@ static device *bus_device(const endpoint_settings *s, bus_app *app, client *c)
     assert_true(sd_bus_attach_event(app->bus, d->event, 0) >= 0);
     assert_true(sd_bus_add_object_vtable(app->bus, NULL, "/app", "org.hybridos.Responder1", vtable,
                                          app) >= 0);
+    wait_for(d, sd_bus_is_ready(app->bus) > 0 && sd_bus_is_ready(app->far) > 0);
     snprintf(uid, sizeof(uid), "%u", getuid());
     registrar_entry(d, 0, ":revision", "1", ":namespace", "/bus", ":key", KEY, ":uid", uid, ":road",
                     "bus", ":bus-name", ":1.7", ":object", "/app", ":stream", "1", ":watch", "1",
