@@ -14,7 +14,7 @@ typedef struct bus_app {
     sd_bus_message *call;
     unsigned calls, cancels, watches;
     uint32_t watchers;
-    char id[64], path[64];
+    char id[64], path[64], cancelled[64];
     int stream, body_fd;
     size_t body_size;
 } bus_app;
@@ -53,7 +53,7 @@ static int on_cancel(sd_bus_message *m, void *userdata, sd_bus_error *e)
     const char *id;
 
     assert_true(sd_bus_message_read(m, "s", &id) > 0);
-    assert_string_equal(id, app->id);
+    snprintf(app->cancelled, sizeof(app->cancelled), "%s", id);
     app->cancels++;
     return 1;
 }
@@ -265,6 +265,7 @@ static void test_memfds(void **state)
     wait_for(d, app.calls == 4);
     answer_free(a);
     wait_for(d, app.cancels == 1);
+    assert_string_equal(app.cancelled, app.id);
     free(body);
     bus_device_free(d, &app, &c);
 }
