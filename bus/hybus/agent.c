@@ -6,7 +6,7 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 
-#include "error.h"
+#include "agent-internal.h"
 
 #define RETRY_FIRST_USEC (10u * 1000u)
 #define RETRY_LAST_USEC (1000u * 1000u)
@@ -869,7 +869,7 @@ static int handle_answer(hybus_agent *a, json_t *answer, const char *packet, siz
     return 0;
 }
 
-static int parse_packet(hybus_agent *a, const char *packet, size_t size, int fd)
+int hybus_agent_packet(hybus_agent *a, const char *packet, size_t size, int fd)
 {
     json_t *answer = json_loadb(packet, size, JSON_REJECT_DUPLICATES, NULL);
     int r = json_is_object(answer) ? handle_answer(a, answer, packet, size, fd) : -EPROTO;
@@ -909,7 +909,7 @@ static int receive(hybus_agent *a)
     else if ((size_t)n > HYBUS_AGENT_PACKET_MAX || (msg.msg_flags & (MSG_TRUNC | MSG_CTRUNC)))
         r = -EPROTO;
     else
-        r = parse_packet(a, a->buffer, (size_t)n, n_fds == 1 ? fds[0] : -1);
+        r = hybus_agent_packet(a, a->buffer, (size_t)n, n_fds == 1 ? fds[0] : -1);
     if (n > 0)
         explicit_bzero(a->buffer, (size_t)n);
     for (size_t i = 0; i < n_fds; i++)
