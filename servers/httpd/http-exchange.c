@@ -373,6 +373,15 @@ static void enqueue(HttpExchange *x)
     p->waiting_tail = x;
 }
 
+/* What still stands in the buffer of a connection that has been cut. HTTP/2 notices the cut by
+ * itself; HTTP/1 only when it writes. */
+static void ignore(HttpExchange *x)
+{
+    x->replied = true;
+    if (!x->connection->http2)
+        http_exchange_cut(x);
+}
+
 int http_exchange_on_request(h2o_handler_t *handler, h2o_req_t *req)
 {
     HttpExchange *x = exchange_new(http_connection_of(req), req);
@@ -381,6 +390,10 @@ int http_exchange_on_request(h2o_handler_t *handler, h2o_req_t *req)
     unsigned status;
 
     req->compress_hint = H2O_COMPRESS_HINT_DISABLE;
+    if (x->connection->dying) {
+        ignore(x);
+        return 0;
+    }
     status = judge(x, &token, &retry);
     if (status) {
         if (status == 400)

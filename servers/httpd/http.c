@@ -70,6 +70,13 @@ static void apply_limits(Http *h, const http_settings *s)
     h->config.http2.graceful_shutdown_timeout = s->drain_timeout / 1000u;
     h->config.http2.max_concurrent_requests_per_connection = 100;
     h->config.http2.max_streams_for_priority = 16;
+    if (!h->loop)
+        return;
+    /* The context has copies. */
+    h->context.handshake_timeout.timeout = h->config.handshake_timeout;
+    h->context.http1.req_timeout.timeout = h->config.http1.req_timeout;
+    h->context.http2.idle_timeout.timeout = h->config.http2.idle_timeout;
+    h->context.http2.graceful_shutdown_timeout.timeout = h->config.http2.graceful_shutdown_timeout;
 }
 
 /* Bodies above the threshold would be spilled to a file; there is no place for one, so that the
