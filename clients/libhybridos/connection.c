@@ -234,5 +234,9 @@ void connection_flush(struct connection *c)
         if (n > 0)
             buffer_consume(&c->out, (size_t)n);
     }
-    set_events(c);
+    /* The peer wants to go, and nothing is open or waiting any more. */
+    if (c->draining && c->n_requests == 0 && buffer_used(&c->out) == 0)
+        connection_lost(c);
+    else
+        set_events(c);
 }

@@ -47,8 +47,6 @@ void server_turn(struct connection *c, uint64_t now)
 {
     if (c->removed)
         return;
-    if (c->draining && c->n_requests == 0 && buffer_used(&c->out) == 0)
-        connection_lost(c);
     if (c->app->stopping)
         return;
     if (c->fd < 0 && c->retry.at <= now)

@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Answer requests of every protocol that a HybridOS device speaks.
+
+    import hybridos
+
+    app = hybridos.App("hello")
+
+    @app.endpoint("/hello")
+    async def hello(request):
+        return "hello\\n"
+
+    app.run()
+"""
+from .app import App, Endpoint, Refused
+from .request import BodyTooLarge, Request, Response
+
+__all__ = ["App", "BodyTooLarge", "Endpoint", "Refused", "Request", "Response"]
