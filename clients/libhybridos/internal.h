@@ -147,6 +147,7 @@ struct hybridos_request {
     bool finish;       /* END follows the rest */
     uint32_t credit;   /* bytes that may still be sent */
     uint32_t allowed;  /* bytes that may still come */
+    uint32_t owed;     /* bytes that the app has dealt with, not yet given back as credit */
     uint64_t deadline; /* CLOCK_MONOTONIC, usec */
     struct buffer body;
     struct buffer rest;    /* of a whole answer, waiting for credit */

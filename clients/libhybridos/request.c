@@ -111,8 +111,16 @@ void hybridos_request_consumed(hybridos_request *r, size_t size)
 {
     /* Never more than the first allowance, whatever the app says. */
     size_t used = CHANNEL_CREDIT_INITIAL - r->allowed;
-    if (r->streamed && !r->body_end && used > 0 && size > 0)
-        give_credit(r, size < used ? size : used);
+    if (!r->streamed || r->body_end)
+        return;
+    if (size > used - r->owed)
+        size = used - r->owed;
+    r->owed += (uint32_t)size;
+    /* In few frames: half the window is enough to keep the client sending. */
+    if (r->owed > 0 && r->allowed < CHANNEL_CREDIT_INITIAL / 2) {
+        give_credit(r, r->owed);
+        r->owed = 0;
+    }
 }
 
 static void call_app(hybridos_request *r)

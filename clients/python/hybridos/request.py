@@ -107,6 +107,7 @@ class Request:
         self._stream = stream
         self._pieces = [body] if body else []
         self._allowed = wire.CREDIT_INITIAL - len(body)
+        self._owed = 0  # read by the handler, not yet given back as credit
         self._body_end = end
         self._credit = wire.CREDIT_INITIAL
         self._more: Optional[asyncio.Future[None]] = None  # body or its end
@@ -130,9 +131,12 @@ class Request:
             while self._pieces:
                 piece = self._pieces.pop(0)
                 yield piece
-                if not self._body_end and not self.cancelled:
-                    self._allowed += len(piece)
-                    self._link.send(wire.CREDIT, stream=self._stream, value=len(piece))
+                self._owed += len(piece)
+                # In few frames: half the window is enough to keep the client sending.
+                if not self._body_end and not self.cancelled and self._allowed < wire.CREDIT_INITIAL // 2:
+                    self._allowed += self._owed
+                    self._link.send(wire.CREDIT, stream=self._stream, value=self._owed)
+                    self._owed = 0
             if self._body_end:
                 return
             self._more = asyncio.get_running_loop().create_future()
