@@ -5,6 +5,7 @@
  * meanwhile. */
 
 #include <stdint.h>
+#include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -20,7 +21,7 @@ static void on_request(hybridos_request *r, void *userdata)
     else if (path[1] == 'a')
         hybridos_abort(r);
     else if (path[1] != 'l') /* later */
-        hybridos_reply(r, 200, NULL, path, size);
+        hybridos_reply(r, 200, NULL, path, strlen(path));
 }
 
 static void on_body(hybridos_request *r, const void *data, size_t size, bool end, void *userdata)
