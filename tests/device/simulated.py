@@ -21,12 +21,14 @@ import subprocess
 import sys
 import time
 
+import interrupt
 import packages
 from problem import Problem
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 HERE = pathlib.Path(__file__).resolve().parent
 CLONE_NEWNS, CLONE_NEWNET = 0x00020000, 0x40000000
+CAP_SYS_ADMIN = 21
 PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
 BUSES = ('dbus-daemon', 'dbus-broker')
 DEFAULT_PORT = 8443
@@ -309,6 +311,10 @@ class Device:
     # --- starting ----------------------------------------------------------------------------
 
     def _check_machine(self, publish, port):
+        rights = pathlib.Path('/proc/self/status').read_text().split('CapEff:')[1].split()[0]
+        if not int(rights, 16) >> CAP_SYS_ADMIN & 1:
+            raise Problem('no namespaces here: the device needs a machine, real or virtual, or a '
+                          'privileged container')
         for name in ('usr', 'etc'):
             if os.path.ismount(f'/{name}'):
                 raise Problem(f'/{name} is a file system of its own here, and the device needs it on '
@@ -367,12 +373,13 @@ class Device:
     def _launch(self, build, development):
         report, told = os.pipe()
         go_on, go = os.pipe()
-        pid = os.fork()
-        if pid == 0:
-            os.close(report), os.close(go)
-            self._become_container(build, development, told, go_on)  # does not return
+        with interrupt.held():
+            pid = os.fork()
+            if pid == 0:
+                os.close(report), os.close(go)
+                self._become_container(build, development, told, go_on)  # does not return
+            self._save(container=[pid, started(pid)], init=[0, 0])
         os.close(told), os.close(go_on)
-        self._save(container=[pid, started(pid)], init=[0, 0])
         try:
             with os.fdopen(report) as words:
                 line = words.readline()
@@ -500,13 +507,14 @@ class Device:
             return
         report, told = os.pipe()
         log = open(self.folder / 'forward.log', 'w')
-        process = subprocess.Popen(
-            [sys.executable, HERE / 'forward.py', str(self.init), str(told), *rules],
-            stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[told], start_new_session=True,
-            cwd='/')
+        with interrupt.held():
+            process = subprocess.Popen(
+                [sys.executable, HERE / 'forward.py', str(self.init), str(told), *rules],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[told], cwd='/',
+                start_new_session=True)
+            self._save(forwarder=[process.pid, started(process.pid)])
         os.close(told)
         log.close()
-        self._save(forwarder=[process.pid, started(process.pid)])
         with os.fdopen(report) as words:
             if words.readline() != 'ready\n':
                 last = (self.folder / 'forward.log').read_text().strip().splitlines()
@@ -592,6 +600,10 @@ class Device:
 
     def stop(self, quick=False):
         """Leaves no process, mount or interface, whatever state the device was in."""
+        with interrupt.held():
+            return self._stop(quick)
+
+    def _stop(self, quick):
         state = self.state()
         container, init, forwarder = (tuple(state.get(n) or (0, 0))
                                       for n in ('container', 'init', 'forwarder'))
@@ -604,10 +616,20 @@ class Device:
         self._kill(*forwarder, signal.SIGTERM)
         for process in (container, init, forwarder):
             self._wait_gone(*process, 10)
+        self._wake_entered(init[0])
         self._remove_leftovers()
         if state:
             self._save(container=[0, 0], init=[0, 0], forwarder=[0, 0])
         return was
+
+    @staticmethod
+    def _wake_entered(init):
+        """Commands that had entered: a system that goes down stops them first, and nsenter with them."""
+        for entry in filter(str.isdigit, os.listdir('/proc')):
+            with contextlib.suppress(OSError):
+                command = pathlib.Path(f'/proc/{entry}/cmdline').read_bytes()
+                if command.startswith(f'nsenter\0--target={init}\0'.encode()):
+                    os.kill(int(entry), signal.SIGCONT)
 
     def _remove_leftovers(self):
         for folder in self._cgroup_folders():

@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""./hybridos itself: what cannot work ends in one clear sentence, and nothing is left behind."""
+import os
+import pathlib
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import time
+
+import pytest
+
+import simulated
+
+ROOT = simulated.ROOT
+INSTANCE = 'test-script'
+
+
+def script(*arguments, prefix=(), **options):
+    return subprocess.run([*prefix, ROOT / 'hybridos', '--instance', INSTANCE, *arguments], text=True,
+                          stdin=subprocess.DEVNULL, capture_output=True, timeout=300, **options)
+
+
+def leftovers():
+    """Mounts, interfaces, groups and processes of the instance under test."""
+    d = simulated.Device(INSTANCE)
+    found = [line for line in pathlib.Path('/proc/self/mounts').read_text().splitlines()
+             if str(d.folder) in line]
+    found += [name for name in os.listdir('/sys/class/net') if d.tag in name]
+    found += [str(f) for f in d._cgroup_folders() if f.exists()]
+    for entry in os.listdir('/proc'):
+        try:
+            command = pathlib.Path(f'/proc/{entry}/cmdline').read_bytes().replace(b'\0', b' ').decode()
+        except (OSError, ValueError):
+            continue
+        if entry.isdigit() and d.machine in command:
+            found.append(command)
+    return found
+
+
+def sentence(result):
+    """The one sentence of a failure, without what was said on the way."""
+    assert result.returncode not in (0, None)
+    assert 'Traceback' not in result.stderr, result.stderr
+    return result.stderr.strip().splitlines()[-1]
+
+
+@pytest.fixture(autouse=True)
+def clean(bus):
+    if bus != simulated.BUSES[0]:
+        pytest.skip('does not depend on the bus')
+    yield
+    d = simulated.Device(INSTANCE)
+    d.stop(quick=True)
+    shutil.rmtree(d.folder, ignore_errors=True)
+
+
+def test_not_root():
+    result = script('run', '--detach', prefix=['setpriv', '--reuid=65534', '--clear-groups'])
+    # The checkout may be unreadable to others; then the shell already says so.
+    assert 'needs root' in sentence(result) or 'ermission denied' in sentence(result)
+    assert not leftovers()
+
+
+def test_not_debian(tmp_path):
+    release = tmp_path / 'os-release'
+    release.write_text('ID=other\n')
+    result = script('run', '--detach', prefix=['unshare', '--mount', 'sh', '-c',
+                                               f'mount --bind {release} /etc/os-release && exec "$@"', 'sh'])
+    assert 'needs Debian' in sentence(result)
+
+
+def test_port_taken():
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        s.listen()
+        port = s.getsockname()[1]
+        result = script('run', '--detach', '--port', str(port))
+    assert f'port {port} is taken' in sentence(result)
+    assert not leftovers()
+
+
+def test_no_namespaces():
+    result = script('run', '--detach', '--publish', 'none',
+                    prefix=['setpriv', '--bounding-set=-sys_admin', '--inh-caps=-sys_admin'])
+    assert 'no namespaces' in sentence(result)
+    assert not leftovers()
+
+
+def test_disk_full():
+    d = simulated.Device(INSTANCE)
+    d.folder.mkdir(parents=True, exist_ok=True)
+    result = script('run', '--detach', '--publish', 'none', prefix=[
+        'unshare', '--mount', 'sh', '-c', f'mount -t tmpfs -o size=1M none {d.folder} && exec "$@"', 'sh'])
+    assert 'disk is full' in sentence(result)
+    assert not leftovers()
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize('moment', ['building', 'booting', 'running'])
+def test_interrupted(number, moment):
+    d = simulated.Device(INSTANCE)
+    process = subprocess.Popen([ROOT / 'hybridos', '--instance', INSTANCE, 'run', '--publish', 'none'],
+                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                               text=True, start_new_session=True)
+    words = {'building': 'building', 'booting': 'booting', 'running': 'The device runs'}[moment]
+    for line in process.stdout:
+        if words in line:
+            break
+    else:
+        pytest.fail(f'never got to {moment}')
+    process.send_signal(number)
+    rest, _ = process.communicate(timeout=120)
+    assert process.returncode == 130, rest
+    assert 'Traceback' not in rest
+    assert not d.running()
+    assert not leftovers()
+
+
+def test_killed_outright_and_started_again():
+    process = subprocess.Popen([ROOT / 'hybridos', '--instance', INSTANCE, 'run', '--publish', 'none'],
+                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                               text=True, start_new_session=True)
+    for line in process.stdout:
+        if 'booting' in line:
+            break
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    result = script('run', '--detach', '--publish', 'none')
+    assert result.returncode == 0, result.stderr
+    assert script('status').returncode == 0
+    assert script('stop').returncode == 0
+    assert not leftovers()
+
+
+def test_run_and_stop_are_idempotent_and_exec_passes_status():
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        port = s.getsockname()[1]
+    arguments = ['run', '--detach', '--port', str(port)]
+    first = script(*arguments)
+    assert first.returncode == 0, first.stderr
+    init = simulated.Device(INSTANCE).init
+    second = script(*arguments)
+    assert second.returncode == 0 and 'running already' in second.stderr
+    assert simulated.Device(INSTANCE).init == init
+    status = script('status')
+    assert status.returncode == 0 and 'DEVELOPMENT' in status.stdout
+    assert script('exec', '--', 'sh', '-c', 'exit 7').returncode == 7
+    assert script('exec', '--user', 'guest', '--', 'id', '-un').stdout == 'guest\n'
+    assert script('exec', '--', 'echo', '--user', 'x').stdout == '--user x\n'
+    assert 'no user nobody-of-this-name' in sentence(script('exec', '--user', 'nobody-of-this-name', '--', 'true'))
+    assert re.search('hybridos.target', script('logs').stdout) or script('logs').returncode == 0
+    assert script('stop').returncode == 0
+    assert not leftovers()
+    assert script('stop').returncode == 0
+    assert script('status').returncode == 3
+    assert 'not running' in sentence(script('exec', '--', 'true'))
+    closed = script('run', '--detach', '--closed', '--publish', 'none')
+    assert closed.returncode == 0, closed.stderr
+    assert 'closed' in script('status').stdout
+    assert script('exec', '--', 'test', '-e', '/etc/hybridos/policy.d/90-development.policy').returncode == 1
+
+
+def test_the_forwarder_carries_both_ways_and_ends_with_the_device():
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        port = s.getsockname()[1]
+    assert script('run', '--detach', '--port', str(port)).returncode == 0
+    d = simulated.Device(INSTANCE)
+    if not d.has('usr/sbin/h-httpd'):
+        server = d.popen('python3', '-c', 'import socket\ns = socket.create_server(("127.0.0.1", 8443))\n'
+                         'print("up", flush=True)\nc, _ = s.accept()\nwhile data := c.recv(65536): c.sendall(data)\n'
+                         'c.close()', stdout=subprocess.PIPE, text=True)
+        assert server.stdout.readline() == 'up\n'
+        with socket.create_connection(('127.0.0.1', port), timeout=30) as c:
+            sent = os.urandom(100_000)
+            c.sendall(sent)
+            c.shutdown(socket.SHUT_WR)
+            got = b''
+            while data := c.recv(65536):
+                got += data
+        assert got == sent
+        server.wait(30)
+    else:
+        answer = subprocess.run(['curl', '-sk', '-o', '/dev/null', '-w', '%{http_code}',
+                                 f'https://localhost:{port}/nothing/here'], capture_output=True, text=True)
+        assert int(answer.stdout) >= 200, answer.stderr  # whatever it says, h-httpd said it
+    forwarder = d._process('forwarder')
+    os.kill(d.container, signal.SIGKILL)
+    deadline = time.monotonic() + 30
+    while simulated.started(forwarder) is not None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert simulated.started(forwarder) is None
+    assert script('stop').returncode == 0
+    assert not leftovers()
