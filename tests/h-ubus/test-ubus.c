@@ -1,0 +1,452 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* h-ubus as its users run it, on a bus of our own with a service that is partly hostile. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <libgen.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+
+#include "hybus/error.h"
+#include "hybus/json.h"
+
+static const char *program, *interfaces;
+static char directory[] = "/tmp/h-ubus-test.XXXXXX", address[256];
+static pid_t bus_pid, service_pid;
+
+/* ---- the service, in a process of its own ---- */
+
+static uint32_t level = 7;
+
+static int method_add(sd_bus_message *m, void *userdata, sd_bus_error *error)
+{
+    uint8_t a;
+    uint32_t b;
+    int r = sd_bus_message_read(m, "yu", &a, &b);
+
+    return r < 0
+               ? r
+               : sd_bus_reply_method_return(m, "t", b == UINT32_MAX ? UINT64_MAX : (uint64_t)a + b);
+}
+
+static int method_fail(sd_bus_message *m, void *userdata, sd_bus_error *error)
+{
+    const char *name;
+    int r = sd_bus_message_read(m, "s", &name);
+
+    return r < 0 ? r : sd_bus_error_set(error, name, "told\x1b[31m to\xc2\x9b fail");
+}
+
+static int method_hang(sd_bus_message *m, void *userdata, sd_bus_error *error)
+{
+    return 1; /* never answers */
+}
+
+static int method_echo(sd_bus_message *m, void *userdata, sd_bus_error *error)
+{
+    sd_bus_message *reply = NULL;
+    int r = sd_bus_message_new_method_return(m, &reply);
+
+    if (r >= 0)
+        r = sd_bus_message_copy(reply, m, true);
+    if (r >= 0)
+        r = sd_bus_send(NULL, reply, NULL);
+    sd_bus_message_unref(reply);
+    return r < 0 ? r : 1;
+}
+
+static int set_level(sd_bus *bus, const char *path, const char *interface, const char *property,
+                     sd_bus_message *value, void *userdata, sd_bus_error *error)
+{
+    int r = sd_bus_message_read(value, "u", &level);
+
+    return r < 0 ? r : sd_bus_emit_properties_changed(bus, path, interface, property, NULL);
+}
+
+static const sd_bus_vtable vtable[] = {
+    SD_BUS_VTABLE_START(0),
+    SD_BUS_METHOD_WITH_ARGS("Add", SD_BUS_ARGS("y", a, "u", b), SD_BUS_RESULT("t", sum), method_add,
+                            SD_BUS_VTABLE_UNPRIVILEGED),
+    SD_BUS_METHOD_WITH_ARGS("Fail", SD_BUS_ARGS("s", error), SD_BUS_NO_RESULT, method_fail,
+                            SD_BUS_VTABLE_UNPRIVILEGED),
+    SD_BUS_METHOD("Hang", "", "", method_hang, SD_BUS_VTABLE_UNPRIVILEGED),
+    SD_BUS_METHOD("Echo", "a{sv}ayx", "a{sv}ayx", method_echo, SD_BUS_VTABLE_UNPRIVILEGED),
+    SD_BUS_WRITABLE_PROPERTY("Level", "u", NULL, set_level, 0,
+                             SD_BUS_VTABLE_PROPERTY_EMITS_CHANGE | SD_BUS_VTABLE_UNPRIVILEGED),
+    SD_BUS_SIGNAL_WITH_ARGS("Changed", SD_BUS_ARGS("s", what, "v", value), 0),
+    SD_BUS_VTABLE_END,
+};
+
+static const sd_bus_vtable other[] = {
+    SD_BUS_VTABLE_START(0),
+    SD_BUS_METHOD("Only", "", "s", method_hang, SD_BUS_VTABLE_UNPRIVILEGED),
+    SD_BUS_METHOD("Hang", "", "", method_hang, SD_BUS_VTABLE_UNPRIVILEGED),
+    SD_BUS_VTABLE_END,
+};
+
+/* Says what it likes of itself. */
+static int hostile(sd_bus_message *m, void *userdata, sd_bus_error *error)
+{
+    const char *path = sd_bus_message_get_path(m);
+
+    if (!sd_bus_message_is_method_call(m, "org.freedesktop.DBus.Introspectable", "Introspect") ||
+        !path || !strstr(path, "hostile"))
+        return 0;
+    return sd_bus_reply_method_return(
+        m, "s",
+        streq(path, "/hostile/entity")
+            ? "<!DOCTYPE node [<!ENTITY a 'aaaa'>]><node/>"
+            : "<node><interface name='a.B'><method name='M'><arg name='&#x9b;31mx&#x202e;' "
+              "type='s'/>"
+              "</method></interface><node name='..'/><node name='entity'/></node>");
+}
+
+static int serve(int ready)
+{
+    sd_bus *bus = NULL;
+    int r = sd_bus_new(&bus);
+
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (r >= 0)
+        r = sd_bus_set_address(bus, address);
+    if (r >= 0)
+        r = sd_bus_set_bus_client(bus, true);
+    if (r >= 0)
+        r = sd_bus_start(bus);
+    if (r >= 0)
+        r = sd_bus_add_object_vtable(bus, NULL, "/org/example/Test1", "org.example.Test1", vtable,
+                                     &level);
+    if (r >= 0)
+        r = sd_bus_add_object_vtable(bus, NULL, "/other", "org.example.Other1", other, NULL);
+    if (r >= 0)
+        r = sd_bus_add_filter(bus, NULL, hostile, NULL);
+    if (r >= 0)
+        r = sd_bus_request_name(bus, "org.example.Test1", 0);
+    if (r < 0 || write(ready, "r", 1) != 1)
+        return 1;
+    while (sd_bus_process(bus, NULL) >= 0)
+        (void)sd_bus_wait(bus, UINT64_MAX);
+    return 0;
+}
+
+static int start(void **state)
+{
+    char config[300], text[1] = {};
+    int fds[2];
+    FILE *f;
+
+    assert_non_null(mkdtemp(directory));
+    snprintf(config, sizeof config, "%s/bus.conf", directory);
+    f = fopen(config, "w");
+    fprintf(
+        f,
+        "<busconfig><type>session</type><listen>unix:path=%s/bus</listen>"
+        "<policy context='default'><allow user='*'/><allow own='*'/><allow send_destination='*'/>"
+        "<allow eavesdrop='true'/></policy></busconfig>",
+        directory);
+    fclose(f);
+    snprintf(address, sizeof address, "unix:path=%s/bus", directory);
+
+    assert_int_equal(pipe(fds), 0);
+    bus_pid = fork();
+    if (bus_pid == 0) {
+        char argument[330], print[32];
+
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        snprintf(argument, sizeof argument, "--config-file=%s", config);
+        snprintf(print, sizeof print, "--print-address=%d", fds[1]);
+        execlp("dbus-daemon", "dbus-daemon", "--nofork", "--nopidfile", argument, print, NULL);
+        _exit(127);
+    }
+    assert_int_equal(read(fds[0], text, 1), 1);
+    service_pid = fork();
+    if (service_pid == 0)
+        _exit(serve(fds[1]));
+    close(fds[1]);
+    do
+        assert_int_equal(read(fds[0], text, 1), 1);
+    while (*text != 'r');
+    close(fds[0]);
+    return 0;
+}
+
+static int stop(void **state)
+{
+    char path[300];
+
+    kill(service_pid, SIGKILL);
+    kill(bus_pid, SIGTERM);
+    waitpid(service_pid, NULL, 0);
+    waitpid(bus_pid, NULL, 0);
+    snprintf(path, sizeof path, "%s/bus.conf", directory);
+    unlink(path);
+    snprintf(path, sizeof path, "%s/bus", directory);
+    unlink(path);
+    rmdir(directory);
+    return 0;
+}
+
+/* ---- running the command ---- */
+
+typedef struct child {
+    pid_t pid;
+    int out, err;
+    char output[65536], errors[65536];
+    size_t n_output, n_errors;
+} child;
+
+static void child_start(child *c, const char *const *args)
+{
+    const char *argv[24] = {program, "--address", address, "--interfaces", interfaces};
+    int out[2], err[2];
+    size_t n = 5;
+
+    while (*args)
+        argv[n++] = *args++;
+    assert_int_equal(pipe(out), 0);
+    assert_int_equal(pipe(err), 0);
+    memset(c, 0, sizeof *c);
+    c->pid = fork();
+    if (c->pid == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        dup2(out[1], 1);
+        dup2(err[1], 2);
+        close(out[0]);
+        close(err[0]);
+        execv(program, (char **)argv);
+        _exit(127);
+    }
+    close(out[1]);
+    close(err[1]);
+    c->out = out[0];
+    c->err = err[0];
+}
+
+/* Reads until both ends are closed, or `wanted` stands in the output or errors. */
+static void child_read(child *c, const char *wanted)
+{
+    while (c->out >= 0 || c->err >= 0) {
+        struct pollfd p[2] = {{c->out, POLLIN, 0}, {c->err, POLLIN, 0}};
+
+        if (wanted && (strstr(c->output, wanted) || strstr(c->errors, wanted)))
+            return;
+        assert_true(poll(p, 2, 60000) > 0);
+        for (int i = 0; i < 2; i++) {
+            int *fd = i ? &c->err : &c->out;
+            char *buffer = i ? c->errors : c->output;
+            size_t *n = i ? &c->n_errors : &c->n_output;
+            ssize_t k;
+
+            if (!p[i].revents)
+                continue;
+            k = read(*fd, buffer + *n, 65535 - *n);
+            if (k > 0)
+                *n += k;
+            else {
+                close(*fd);
+                *fd = -1;
+            }
+        }
+    }
+}
+
+static int child_end(child *c)
+{
+    int status;
+
+    child_read(c, NULL);
+    assert_int_equal(waitpid(c->pid, &status, 0), c->pid);
+    assert_true(WIFEXITED(status));
+    return WEXITSTATUS(status);
+}
+
+#define ARGS(...) ((const char *const[]){__VA_ARGS__, NULL})
+
+static child last;
+
+static void expect(int code, const char *output, const char *errors, const char *const *args)
+{
+    int r;
+
+    child_start(&last, args);
+    r = child_end(&last);
+    if (r != code || (output && !streq(last.output, output)) ||
+        (errors && !strstr(last.errors, errors)))
+        print_message("%s %s -> %d\n%s--\n%s\n", args[0], strempty(args[1]), r, last.output,
+                      last.errors);
+    assert_int_equal(r, code);
+    if (output)
+        assert_string_equal(last.output, output);
+    if (errors)
+        assert_non_null(strstr(last.errors, errors));
+}
+
+/* ---- the tests ---- */
+
+static void test_harness(void **state)
+{
+    expect(0, "org.example.Test1\n", NULL, ARGS("list", "org.example.*"));
+}
+
+static void test_list(void **state)
+{
+    expect(0, "org.example.Test1 /other\norg.example.Test1 /org/example/Test1\n", NULL,
+           ARGS("list", "-o", "org.example.Test1"));
+    expect(0,
+           "org.example.Test1 /other\n"
+           "  org.example.Other1\n"
+           "    method Only() -> (s)\n"
+           "    method Hang()\n"
+           "org.example.Test1 /org/example/Test1\n"
+           "  org.example.Test1 - Something to call\n"
+           "    method Add(a y, b u) -> (sum t)  [test.add]\n"
+           "        adds two numbers\n"
+           "    method Fail(error s)  [nobody]\n"
+           "    method Hang()  [nobody]\n"
+           "    method Echo(a{sv}, ay, x) -> (a{sv}, ay, x)  [nobody]\n"
+           "    property Level u readwrite  [test.read, write: test.write]\n"
+           "        readable by some, writable by fewer\n"
+           "    signal Changed(what s, value v)  [nobody]\n",
+           NULL, ARGS("list", "-v", "org.example.Test1"));
+    expect(3, "", "no name matches", ARGS("list", "org.nothing.*"));
+    expect(3, "", "ServiceUnknown", ARGS("list", "-v", "org.nothing.Here"));
+}
+
+static void test_call(void **state)
+{
+    expect(0, "7\n", NULL, ARGS("call", "org.example.Test1", "Add", "[3, 4]"));
+    expect(0, "7\n", NULL,
+           ARGS("call", "org.example.Test1", "/org/example/Test1", "org.example.Test1.Add",
+                "[\"3\", 4]"));
+    expect(0, "\"18446744073709551615\"\n", NULL,
+           ARGS("call", "org.example.Test1", "Add", "[0, 4294967295]"));
+    expect(0, "7\n", NULL,
+           ARGS("call", "-s", "yu", "org.example.Test1", "org.example.Test1.Add", "[3, 4]"));
+    expect(
+        0, "[{\"a\":{\"type\":\"as\",\"value\":[\"x\"]}},\"AAE=\",\"9007199254740993\"]\n", NULL,
+        ARGS("call", "org.example.Test1", "Echo", "[{\"a\":[\"x\"]}, \"AAE=\", 9007199254740993]"));
+
+    expect(2, "",
+           "$[0]: 256 is out of range for y (0..255)\nExpected: Add(a y, b u) -> (sum t)\n"
+           "Example:  h-ubus call org.example.Test1 /org/example/Test1 org.example.Test1.Add "
+           "'[1, 1]'\n",
+           ARGS("call", "org.example.Test1", "Add", "[256, 1]"));
+    expect(2, "", "$: 2 values expected (yu), not 0", ARGS("call", "org.example.Test1", "Add"));
+    expect(2, "", "not JSON", ARGS("call", "org.example.Test1", "Add", "[3,"));
+    expect(2, "", "is not a bus name", ARGS("call", "nodot", "Add"));
+    expect(2, "", "is not an object path", ARGS("call", "org.example.Test1", "/a/", "Add"));
+    expect(2, "", "usage: h-ubus call", ARGS("call", "org.example.Test1"));
+    expect(2, "", "one JSON list", ARGS("call", "org.example.Test1", "Add", "3", "4"));
+    expect(2, "", "is not a verb", ARGS("cal", "x"));
+    expect(2, "", "does not take -n", ARGS("call", "-n", "1", "org.example.Test1", "Add"));
+    expect(2, "", "is not a number of seconds", ARGS("-t", "nan", "list"));
+    expect(2, "", "is not a signature",
+           ARGS("call", "-s", "a", "org.example.Test1", "org.example.Test1.Add"));
+}
+
+static void test_errors(void **state)
+{
+    expect(1, "", "told\\u001B[31m to\\u009B fail (org.example.Error.Own)",
+           ARGS("call", "org.example.Test1", "Fail", "\"org.example.Error.Own\""));
+    expect(4, "", NULL,
+           ARGS("call", "org.example.Test1", "Fail", "\"org.hybridos.Error.AccessDenied\""));
+    expect(3, "", NULL,
+           ARGS("call", "org.example.Test1", "Fail", "\"org.hybridos.Error.NotFound\""));
+    expect(3, "", "has no method Nothing", ARGS("call", "org.example.Test1", "Nothing"));
+    expect(3, "", "has at /other no method Add",
+           ARGS("call", "org.example.Test1", "/other", "Add"));
+    expect(3, "", NULL, ARGS("call", "org.nothing.Here", "Nothing"));
+    expect(5, "", NULL,
+           ARGS("call", "-t", "0.3", "org.example.Test1", "/org/example/Test1", "Hang"));
+    /* The last address given counts. */
+    expect(6, "", "no connection", ARGS("--address", "unix:path=/nonexistent/bus", "list"));
+}
+
+static void test_properties(void **state)
+{
+    expect(0, "7\n", NULL, ARGS("get", "org.example.Test1", "Level"));
+    expect(0, "", NULL, ARGS("set", "org.example.Test1", "Level", "8"));
+    expect(0, "8\n", NULL, ARGS("get", "org.example.Test1", "org.example.Test1.Level"));
+    expect(0, "{\"Level\":{\"type\":\"u\",\"value\":8}}\n", NULL,
+           ARGS("get", "-a", "org.example.Test1", "org.example.Test1"));
+    expect(2, "",
+           "$: -1 is out of range for u (0..4294967295)\nExpected: Level u readwrite\n"
+           "Example:  h-ubus set org.example.Test1 /org/example/Test1 org.example.Test1.Level "
+           "'1'\n",
+           ARGS("set", "org.example.Test1", "Level", "-1"));
+    expect(3, "", "no property", ARGS("get", "org.example.Test1", "Nothing"));
+}
+
+static void test_hostile(void **state)
+{
+    expect(2, "", "M(\\u009B31mx\\u202E s)", ARGS("call", "org.example.Test1", "/hostile", "M"));
+    expect(1, "", "internal DTD subset", ARGS("call", "org.example.Test1", "/hostile/entity", "M"));
+}
+
+static void test_signals(void **state)
+{
+    static child listener, subscriber;
+
+    child_start(&listener, ARGS("listen", "-n", "1", "org.example.*"));
+    child_read(&listener, "listening");
+    child_start(&subscriber, ARGS("subscribe", "-n", "1", "org.example.Test1"));
+    child_read(&subscriber, "listening");
+
+    expect(2, "", "Expected: Changed(what s, value v)",
+           ARGS("send", "/a", "org.example.Test1.Changed", "[1, 2]"));
+    expect(2, "", "say --signature", ARGS("send", "/a", "a.B.C", "[1]"));
+    expect(0, "", "", ARGS("send", "/a", "org.example.Test1.Changed", "[\"x\", 2]"));
+    assert_int_equal(child_end(&listener), 0);
+    assert_non_null(strstr(listener.output,
+                           "\"path\":\"/a\",\"interface\":\"org.example.Test1\","
+                           "\"member\":\"Changed\",\"signature\":\"sv\",\"args\":[\"x\","
+                           "{\"type\":\"i\",\"value\":2}]}"));
+
+    /* That one came from a stranger: who subscribes to a name does not see it, only this. */
+    expect(0, "", NULL, ARGS("set", "org.example.Test1", "Level", "9"));
+    assert_int_equal(child_end(&subscriber), 0);
+    assert_null(strstr(subscriber.output, "\"/a\""));
+    assert_non_null(strstr(subscriber.output, "PropertiesChanged"));
+}
+
+static void test_wait_for(void **state)
+{
+    expect(0, "", "", ARGS("wait_for", "org.example.Test1", "org.freedesktop.DBus"));
+    expect(5, "", "org.nothing.Here has no owner",
+           ARGS("-t", "0.1", "wait_for", "org.example.Test1", "org.nothing.Here"));
+    expect(2, "", "well-known", ARGS("wait_for", ":1.1"));
+}
+
+static void test_monitor(void **state)
+{
+    static child monitor;
+
+    child_start(&monitor, ARGS("monitor", "-n", "1", "type='method_call',member='Add'"));
+    child_read(&monitor, "monitoring");
+    expect(0, "7\n", NULL, ARGS("call", "org.example.Test1", "Add", "[3, 4]"));
+    assert_int_equal(child_end(&monitor), 0);
+    assert_non_null(strstr(monitor.output, "\"type\":\"call\""));
+    assert_non_null(strstr(monitor.output, "\"args\":[3,4]"));
+}
+
+int main(int argc, char *argv[])
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_harness),    cmocka_unit_test(test_list),
+        cmocka_unit_test(test_call),       cmocka_unit_test(test_errors),
+        cmocka_unit_test(test_properties), cmocka_unit_test(test_hostile),
+        cmocka_unit_test(test_signals),    cmocka_unit_test(test_wait_for),
+        cmocka_unit_test(test_monitor),
+    };
+
+    assert_true(argc == 3);
+    program = argv[1];
+    interfaces = dirname(argv[2]);
+    return cmocka_run_group_tests(tests, start, stop);
+}
