@@ -153,6 +153,8 @@ static void on_started(endpoint_watch *w, void *userdata)
     snprintf(retry, sizeof(retry), "retry: %d\n\n", RETRY_MS);
     (void)write_string(x, retry);
     x->event_stream = true;
+    if (x->connection->http->n_streams == 0)
+        x->connection->http->streams_usec = http_now();
     x->connection->http->n_streams++;
     x->connection->http->counters.streams++;
     http_reply_stream(x);
