@@ -467,7 +467,7 @@ unsigned bus_send_request(entry *e, endpoint_request *r, const endpoint_request_
     endpoint_core *c = r->core;
     const uint8_t *body = r->held ? r->held : i->body;
     size_t size = r->held ? r->held_size : i->body_size;
-    bool end = r->held ? r->held_end : i->body_end, starved = r->starved;
+    bool end = r->held ? r->held_end : i->body_end;
     owner *o;
     bus_call *b;
     int k;
@@ -511,7 +511,5 @@ unsigned bus_send_request(entry *e, endpoint_request *r, const endpoint_request_
         free(TAKE_PTR(r->held));
         r->held_size = 0;
     }
-    if (!end && starved && r->ops->taken)
-        r->ops->taken(r, 0, r->userdata);
     return 0;
 }

@@ -181,6 +181,7 @@ void endpoint_core_free(endpoint_core *c)
     if (!c)
         return;
     c->freeing = true;
+    hybus_agent_remove_changed(c->agent, core_agent_changed, c);
     registrar_done(&c->registrar);
     while (!list_empty(&c->links))
         link_close(list_entry(c->links.next, link_t, node), 0);

@@ -6,9 +6,9 @@
  * watch or peer, so no part touches one after calling out (peers are held where they are needed
  * again). */
 
+#include "endpoint-limits.h"
 #include "endpoint.h"
 #include "frame.h"
-#include "endpoint-limits.h"
 #include "list.h"
 
 /* --- timer.c: one sd-event timer for all, armed only while somebody waits ------------------------
@@ -52,6 +52,7 @@ typedef struct permission {
 typedef struct permission_page {
     permission *permissions[HYBUS_AGENT_PERMISSIONS_MAX];
     uint32_t used, end, version;
+    size_t bytes;
 } permission_page;
 
 typedef enum entry_road { ROAD_CHANNEL, ROAD_BUS, ROAD_START } entry_road;
@@ -83,9 +84,9 @@ typedef struct entry {
     entry_definition d;
     permission *read, *write;
     struct attachment *attachment;
-    uint64_t wait_until; /* the app is expected to attach until then */
-    bool seen;           /* in the snapshot that is being received */
-    bool start_asked;
+    uint64_t wait_until;  /* the app is expected to attach until then */
+    bool seen;            /* in the snapshot that is being received */
+    uint64_t start_asked; /* when; 0: not */
     endpoint_timer stale; /* not in the last snapshot: goes when this fires */
     list waiting;         /* requests, by endpoint_request.wait_node */
     list values;          /* topics with a value, least recent first */
@@ -198,6 +199,7 @@ int link_new(struct endpoint_core *c, int fd, link_t **ret);
 void link_close(link_t *l, int error);
 void link_free(link_t *l);
 void link_goaway(link_t *l);
+void entry_deliver_waiting(entry *e);
 void link_table_changed(struct endpoint_core *c, entry *e);
 void attachment_detach(attachment *a, const char *reason);
 void link_watch(attachment *a, const char *subpath, uint32_t watchers);
@@ -273,6 +275,7 @@ struct endpoint_peer {
     void *userdata;
     enum peer_state state;
     bool told, gone, settling;
+    unsigned rechecks; /* without a row in between */
     int error;
     uint32_t refs;
     principal *principal;
@@ -309,7 +312,8 @@ struct endpoint_request {
     const endpoint_reply_ops *ops;
     void *userdata;
     enum request_state state;
-    bool head, replied, starved, body_ended, counted;
+    bool head; /* the answer has no body: HEAD, 204, 304 */
+    bool replied, starved, body_ended, counted;
     bool has_length;
     uint8_t decisions;
     uint64_t id;
@@ -418,6 +422,9 @@ const char *status_title(unsigned status);
 #define PROBLEM_MAX 512u
 size_t status_problem(char buffer[PROBLEM_MAX], unsigned status, const char *detail,
                       const char *audit);
+/* A path as it may stand in an audit record: what is not printable ASCII as %XX, cut when long. */
+#define AUDIT_PATH_MAX 512u
+void status_audit_path(char buffer[AUDIT_PATH_MAX], const char *path);
 bool status_retry(unsigned status); /* does retry-after belong to it? */
 /* What a responder may not say: drops fields, -EBADMSG on a name or value that HTTP cannot carry.
  */

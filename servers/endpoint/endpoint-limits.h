@@ -6,19 +6,21 @@
 
 #include <channel.h>
 
-#define LIMIT_NAMESPACES 4096u     /* entries of the table */
-#define LIMIT_RULES 64u            /* of one entry */
-#define LIMIT_RULE_SUBPATH 255u    /* bytes */
-#define LIMIT_PERMISSION 320u      /* bytes of a name: "endpoint.write:" and a namespace */
-#define LIMIT_PERMISSION_PAGES 64u /* of HYBUS_AGENT_PERMISSIONS_MAX names each */
+#define LIMIT_NAMESPACES 4096u             /* entries of the table */
+#define LIMIT_RULES 64u                    /* of one entry */
+#define LIMIT_RULE_SUBPATH 255u            /* bytes */
+#define LIMIT_PERMISSION 320u              /* bytes of a name: "endpoint.write:" and a namespace */
+#define LIMIT_PERMISSION_PAGE_BYTES 49152u /* of names, so that a question fits into one packet */
+#define LIMIT_PERMISSION_PAGES 64u         /* of HYBUS_AGENT_PERMISSIONS_MAX names each */
 
 #define LIMIT_LINKS 512u               /* app connections in all */
 #define LIMIT_LINKS_UID 16u            /* of one uid */
 #define LIMIT_ATTACHMENTS 64u          /* of one app connection, waiting ones included */
 #define LIMIT_READ_TURN (256u * 1024u) /* bytes taken from one connection per turn of the loop */
 #define LIMIT_OUT_HIGH (1024u * 1024u) /* bytes queued to an app: no new requests, no more body */
-#define LIMIT_OUT_MAX (2048u * 1024u)  /* bytes queued to an app that does not read: it is cut off \
-                                        */
+#define LIMIT_OUT_MAX                                                                              \
+    (2048u * 1024u) /* bytes queued to an app that does not read: it is cut off                    \
+                     */
 #define LIMIT_HELLO_USEC (5u * 1000u * 1000u)  /* until HELLO */
 #define LIMIT_ATTACH_USEC (5u * 1000u * 1000u) /* until the table has caught up with an ATTACH */
 #define LIMIT_GRACE_USEC (10u * 1000u * 1000u) /* until a returned registrar has its apps again */

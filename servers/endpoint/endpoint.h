@@ -118,8 +118,10 @@ typedef struct endpoint_reply_ops {
  * this call at the earliest. */
 int endpoint_request_new(endpoint_peer *p, const endpoint_request_info *info,
                          const endpoint_reply_ops *ops, void *userdata, endpoint_request **ret);
-/* More request body. The core never holds more than the stream's credit: -EAGAIN says that nothing
- * was taken; wait for taken(). */
+/* More request body, at most 256 KiB at a time (-EMSGSIZE). -EAGAIN says that nothing was taken; wait
+ * for taken(), whose size may be 0. -EFBIG: larger than body_max; the reply 413 has been given. What
+ * `info` carries beyond the responder's credit is copied, up to a limit that all requests share
+ * (503): a server passes large bodies in pieces. */
 int endpoint_request_body(endpoint_request *r, const void *data, size_t size, bool end);
 /* The client has received `size` bytes of response body: gives that much credit to the responder. */
 void endpoint_request_consumed(endpoint_request *r, size_t size);

@@ -109,10 +109,21 @@ static void attach_timeout(endpoint_timer *timer)
     attachment_free(a);
 }
 
+void entry_deliver_waiting(entry *e)
+{
+    list waiting;
+
+    list_move_all(&e->waiting, &waiting);
+    while (!list_empty(&waiting)) {
+        struct endpoint_request *r = list_entry(waiting.next, struct endpoint_request, wait_node);
+        list_remove(&r->wait_node);
+        request_decide_saved(r);
+    }
+}
+
 static bool attach_try(attachment *a, entry *e)
 {
     link_t *l = a->link;
-    list waiting;
 
     if (e->d.road != ROAD_CHANNEL || e->d.uid != l->owner->uid || !streq(e->d.key, a->key))
         return false;
@@ -127,12 +138,7 @@ static bool attach_try(attachment *a, entry *e)
     frame_short(&l->wire.out, CHANNEL_ATTACHED, 0, 0, a->id, 0);
     wire_dirty(&l->wire);
     watch_attached(l->wire.core, e);
-    list_move_all(&e->waiting, &waiting);
-    while (!list_empty(&waiting)) {
-        struct endpoint_request *r = list_entry(waiting.next, struct endpoint_request, wait_node);
-        list_remove(&r->wait_node);
-        request_decide_saved(r);
-    }
+    entry_deliver_waiting(e);
     return true;
 }
 
@@ -415,7 +421,7 @@ void link_pump(struct endpoint_request *r)
         return;
     n = send_body(r, r->held + r->held_at, r->held_size - r->held_at, r->held_end);
     r->held_at += n;
-    if (r->held_at < r->held_size)
+    if (r->held_at < r->held_size || (r->held_end && !r->body_ended))
         return;
     r->core->held_bytes -= r->held_size;
     free(TAKE_PTR(r->held));
@@ -529,23 +535,30 @@ static void on_closed(wire *w, int error)
     core_wake(c);
 }
 
+static struct endpoint_request *find_starved(link_t *l)
+{
+    for (size_t i = 0; i < LINK_BUCKETS; i++)
+        for (struct endpoint_request *r = l->streams[i]; r; r = r->next_stream)
+            if (r->starved && !r->held)
+                return r;
+    return NULL;
+}
+
 static void on_drained(wire *w)
 {
     link_t *l = list_entry(w, link_t, wire);
+    struct endpoint_request *r;
 
     for (size_t i = 0; i < LINK_BUCKETS; i++)
-        for (struct endpoint_request *r = l->streams[i], *next; r; r = next) {
-            next = r->next_stream;
+        for (r = l->streams[i]; r; r = r->next_stream)
             link_pump(r);
-            if (!r->starved || !r->ops->taken)
-                continue;
-            r->starved = false;
+    /* Callbacks may free any of them, or fill the buffer again: look anew each time, but not for
+     * ever. */
+    for (size_t n = l->open; n > 0 && !w->high && (r = find_starved(l)); n--) {
+        r->starved = false;
+        if (r->ops->taken)
             r->ops->taken(r, 0, r->userdata);
-            next = NULL; /* the callback may have freed the next one: the rest waits for the next
-                            drain */
-            if (l->streams[i])
-                w->high = true;
-        }
+    }
 }
 
 static const wire_ops link_ops = {.frame = on_frame, .closed = on_closed, .drained = on_drained};

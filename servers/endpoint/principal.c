@@ -221,10 +221,13 @@ static void tell_peers(principal *p, int error)
         list_remove(&peer->principal_node);
         list_append(&p->peers, &peer->principal_node);
         peer_ref(peer);
-        if (error < 0 && p->handle != 0 && !is_passing(error))
+        if (error < 0 && p->handle != 0 && !is_passing(error) && peer->rechecks++ < 3)
             peer_check(peer); /* the agent has forgotten the handle, or ended it */
-        else
+        else {
+            if (error == 0)
+                peer->rechecks = 0;
             peer_rows_ready(peer, error);
+        }
         peer_unref(peer);
     }
     principal_unref(p);

@@ -156,8 +156,10 @@ static int on_entry(registrar *g, const frame *f)
         r = table_set(c, namespace, &d, &e);
         if (r >= 0) {
             link_table_changed(c, e);
-            if (e->d.road == ROAD_BUS)
+            if (e->d.road == ROAD_BUS) {
                 watch_attached(c, e);
+                entry_deliver_waiting(e);
+            }
         }
     }
     entry_definition_done(&c->table, &d);

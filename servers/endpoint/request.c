@@ -240,11 +240,12 @@ static void on_verdict(const hybus_verdict *v, int error, void *userdata)
 /* Every refusal is recorded by the agent, and tells its audit id. */
 static void refuse(endpoint_request *r, const endpoint_request_info *i)
 {
+    char path[AUDIT_PATH_MAX];
     hybus_call call = {
         .permission = r->permission->name,
         .interface = "org.hybridos.Responder1",
         .member = i->method,
-        .path = i->path,
+        .path = path,
         .kind = HYBUS_MEMBER_METHOD,
     };
     hybus_subject subject = principal_subject(r->peer->principal);
@@ -255,6 +256,7 @@ static void refuse(endpoint_request *r, const endpoint_request_info *i)
         finish(r, 503, "Too many requests wait.", NULL);
         return;
     }
+    status_audit_path(path, i->path);
     r->judging = true;
     k = hybus_agent_judge(r->core->agent, &subject, &call, on_verdict, r, &q);
     if (k < 0) {
@@ -283,12 +285,15 @@ static size_t responder_limit(const endpoint_core *c)
 
 static void start_unit(endpoint_request *r, entry *e, const endpoint_request_info *i)
 {
-    if (!e->start_asked) {
+    uint64_t now = timer_now();
+
+    /* Once for all who wait, and again when nothing has come of it. */
+    if (e->start_asked == 0 || now - e->start_asked > LIMIT_ATTACH_USEC) {
         if (registrar_start_unit(&r->core->registrar, e) < 0) {
             finish(r, 503, "The registrar is away.", NULL);
             return;
         }
-        e->start_asked = true;
+        e->start_asked = now;
     }
     wait_in(r, i, &e->waiting);
 }
@@ -321,8 +326,13 @@ static void deliver(endpoint_request *r, entry *e, const endpoint_request_info *
     if (status)
         finish(r, status, status == 503 ? "The app has too much to do." : status_title(status),
                NULL);
-    else
+    else {
         forget_saved(r);
+        if (r->starved && !r->held && !r->body_ended && r->ops->taken) {
+            r->starved = false;
+            r->ops->taken(r, 0, r->userdata); /* the last: r may be gone */
+        }
+    }
 }
 
 static bool expired(const principal *p)
@@ -430,7 +440,9 @@ int request_reply(endpoint_request *r, unsigned status, const endpoint_field *fi
         k = check_length(r, status, kept, n, size, end);
     if (k < 0)
         return k;
-    if (r->head || status == 204 || status == 304)
+    if (status == 204 || status == 304)
+        r->head = true;
+    if (r->head)
         size = 0;
     r->replied = true;
     timer_stop(&r->deadline);
@@ -536,8 +548,6 @@ int endpoint_request_new(endpoint_peer *p, const endpoint_request_info *i,
 
 int endpoint_request_body(endpoint_request *r, const void *data, size_t size, bool end)
 {
-    size_t sent;
-
     if (r->state == REQUEST_DONE)
         return 0;
     if (size > CHANNEL_CREDIT_INITIAL)
@@ -563,9 +573,8 @@ int endpoint_request_body(endpoint_request *r, const void *data, size_t size, bo
     r->body_total += size;
     if (request_hold_body(r, data, size, end) < 0)
         return -EAGAIN;
-    sent = r->held_size;
     link_pump(r);
-    return r->held && sent > 0 && r->held_at == 0 ? -EAGAIN : 0;
+    return 0;
 }
 
 void endpoint_request_consumed(endpoint_request *r, size_t size)

@@ -66,6 +66,24 @@ size_t status_problem(char buffer[PROBLEM_MAX], unsigned status, const char *det
     return n > 0 ? MIN_OF((size_t)n, (size_t)PROBLEM_MAX - 1) : 0;
 }
 
+void status_audit_path(char buffer[AUDIT_PATH_MAX], const char *path)
+{
+    static const char digits[] = "0123456789ABCDEF";
+    size_t n = 0;
+
+    for (; *path && n + 4 < AUDIT_PATH_MAX; path++) {
+        unsigned char ch = (unsigned char)*path;
+        if (ch > 0x20 && ch < 0x7f && ch != '%') {
+            buffer[n++] = (char)ch;
+        } else {
+            buffer[n++] = '%';
+            buffer[n++] = digits[ch >> 4];
+            buffer[n++] = digits[ch & 15];
+        }
+    }
+    buffer[n] = 0;
+}
+
 static bool is_token(const endpoint_field *f)
 {
     for (size_t i = 0; i < f->name_size; i++) {

@@ -27,6 +27,8 @@ void table_init(table *t)
 
 static int permission_place(table *t, permission *p)
 {
+    size_t size = strlen(p->name) + 3; /* as it stands in JSON */
+
     for (uint32_t i = 0; i < LIMIT_PERMISSION_PAGES; i++) {
         permission_page *page = t->pages[i];
         uint32_t bit;
@@ -36,12 +38,14 @@ static int permission_place(table *t, permission *p)
             if (!page)
                 return -ENOMEM;
         }
-        if (page->used == HYBUS_AGENT_PERMISSIONS_MAX)
+        if (page->used == HYBUS_AGENT_PERMISSIONS_MAX ||
+            page->bytes + size > LIMIT_PERMISSION_PAGE_BYTES)
             continue;
         for (bit = 0; page->permissions[bit]; bit++)
             ;
         page->permissions[bit] = p;
         page->used++;
+        page->bytes += size;
         page->end = MAX_OF(page->end, bit + 1);
         page->version++;
         p->page = i;
@@ -95,6 +99,7 @@ void permission_unref(table *t, permission *p)
     page = t->pages[p->page];
     page->permissions[p->bit] = NULL;
     page->used--;
+    page->bytes -= strlen(p->name) + 3;
     page->version++;
     while (page->end > 0 && !page->permissions[page->end - 1])
         page->end--;
@@ -327,7 +332,7 @@ int table_set(endpoint_core *c, const char *namespace, entry_definition *d, entr
             attachment_detach(e->attachment, "The namespace has a new holder.");
         watch_entry_gone(c, e);
         e->wait_until = timer_now() + LIMIT_ATTACH_USEC;
-        e->start_asked = false;
+        e->start_asked = 0;
     }
     entry_definition_done(&c->table, &e->d);
     e->d = *d;

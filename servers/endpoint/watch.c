@@ -340,17 +340,19 @@ static void watch_verdict(const hybus_verdict *v, int error, void *userdata)
 
 static void watch_refuse(endpoint_watch *w)
 {
+    char path[AUDIT_PATH_MAX];
     hybus_call call = {
         .permission = w->permission->name,
         .interface = "org.hybridos.Responder1",
         .member = "GET",
-        .path = w->topic->path,
+        .path = path,
         .kind = HYBUS_MEMBER_METHOD,
     };
     hybus_subject subject = principal_subject(w->peer->principal);
     hybus_agent_question *q = NULL;
     int k;
 
+    status_audit_path(path, w->topic->path);
     w->judging = true;
     k = hybus_agent_judge(w->core->agent, &subject, &call, watch_verdict, w, &q);
     if (k < 0) {

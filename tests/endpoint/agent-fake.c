@@ -233,6 +233,11 @@ int hybus_agent_add_changed(hybus_agent *a, hybus_agent_changed f, void *userdat
     return 0;
 }
 
+void hybus_agent_remove_changed(hybus_agent *a, hybus_agent_changed f, void *userdata)
+{
+    a->changed = NULL;
+}
+
 void hybus_agent_settled(hybus_agent *a, hybus_agent_changed f, void *userdata, uint64_t generation)
 {
     a->settled = generation;
