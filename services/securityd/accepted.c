@@ -1,0 +1,171 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "accepted.h"
+
+#include <hybus/config.h>
+
+#include "policy-read.h"
+#include "store.h"
+
+#define ACCEPTED_FILE "accepted"
+#define HEADER_FORMAT "hybridos-policy 1 sha256 "
+#define HEADER_SIZE (sizeof HEADER_FORMAT - 1 + 2 * TOKEN_HASH_SIZE + 1)
+/* Between parts; cannot be part of a rule or of XML that we write. */
+#define PART "\x1e\n"
+
+static int write_document(const char *xml, size_t size, void *userdata)
+{
+    FILE *f = userdata;
+
+    return fwrite(xml, 1, size, f) == size && fputs(PART, f) >= 0 ? 0 : -ENOMEM;
+}
+
+static int write_rules(FILE *f, const Policy *policy)
+{
+    Rule *const *rules;
+    size_t n = policy_rules(policy, &rules);
+
+    for (size_t i = 0; i < n; i++) {
+        _cleanup_(freep) char *text = rule_format(rules[i], false);
+
+        /* Its place is kept apart: the text is parsed again, and the reader wants to know. */
+        if (!text || fprintf(f, "%s\t%u\t%u\n%s" PART, rules[i]->file, rules[i]->line,
+                             rules[i]->column, text) < 0)
+            return -ENOMEM;
+    }
+    return fputs(PART, f) >= 0 ? 0 : -ENOMEM;
+}
+
+int accepted_save(const char *directory, const Policy *policy, const Catalogue *catalogue)
+{
+    _cleanup_(freep) char *text = NULL;
+    uint8_t hash[TOKEN_HASH_SIZE];
+    char hex[2 * TOKEN_HASH_SIZE + 1];
+    size_t size = 0;
+    FILE *f = open_memstream(&text, &size);
+    int r;
+
+    if (!f)
+        return -ENOMEM;
+    fprintf(f, "%s%*s\n", HEADER_FORMAT, 2 * (int)TOKEN_HASH_SIZE, "");
+    r = write_rules(f, policy);
+    if (r >= 0)
+        r = catalogue_format(catalogue, write_document, f);
+    if (fclose(f) != 0 && r >= 0)
+        r = -ENOMEM;
+    if (r < 0)
+        return r;
+    if (size > ACCEPTED_MAX)
+        return -EFBIG;
+    sha256(text + HEADER_SIZE, size - HEADER_SIZE, hash);
+    hex_encode(hash, sizeof hash, hex);
+    memcpy(text + sizeof HEADER_FORMAT - 1, hex, 2 * TOKEN_HASH_SIZE);
+    return write_file_atomically(directory, ACCEPTED_FILE, text, size, 0600);
+}
+
+static int check_header(const char *text, size_t size)
+{
+    uint8_t hash[TOKEN_HASH_SIZE];
+    char hex[2 * TOKEN_HASH_SIZE + 1];
+
+    if (size < HEADER_SIZE || !startswith(text, HEADER_FORMAT) || text[HEADER_SIZE - 1] != '\n')
+        return -EBADMSG;
+    sha256(text + HEADER_SIZE, size - HEADER_SIZE, hash);
+    hex_encode(hash, sizeof hash, hex);
+    return memcmp(text + sizeof HEADER_FORMAT - 1, hex, 2 * TOKEN_HASH_SIZE) == 0 ? 0 : -EBADMSG;
+}
+
+/* One rule as write_rules() wrote it. */
+static int load_rule(char *part, Rule **ret)
+{
+    _cleanup_(policy_unrefp) Policy *one = NULL;
+    char *tab = strchr(part, '\t'), *end = strchr(part, '\n'), *rest;
+    unsigned long line, column;
+    Rule *const *rules;
+    char *file;
+    int r;
+
+    if (!tab || !end || tab > end)
+        return -EBADMSG;
+    *tab = '\0';
+    line = strtoul(tab + 1, &rest, 10);
+    column = *rest == '\t' ? strtoul(rest + 1, NULL, 10) : 0;
+    r = policy_parse(part, end + 1, strlen(end + 1), &one, NULL, NULL);
+    if (r < 0)
+        return r;
+    if (policy_rules(one, &rules) != 1 || !(file = strdup(part)))
+        return -EBADMSG;
+    *ret = rule_ref(rules[0]);
+    free((*ret)->file);
+    (*ret)->file = file;
+    (*ret)->line = (unsigned)line;
+    (*ret)->column = (unsigned)column;
+    return 0;
+}
+
+/* Cuts off the part at *text; NULL: an empty part or the end. */
+static char *next_part(char **text)
+{
+    char *part = *text, *end = strstr(part, PART);
+
+    if (!end)
+        return NULL;
+    *end = '\0';
+    *text = end + strlen(PART);
+    return *part ? part : NULL;
+}
+
+static int load_rules(char **text, Policy **ret)
+{
+    Rule **rules = NULL;
+    size_t n = 0, allocated = 0, twice;
+    char *part;
+    int r = 0;
+
+    while (r >= 0 && (part = next_part(text))) {
+        if (n == allocated) {
+            Rule **larger = reallocarray(rules, allocated = allocated ? allocated * 2 : 64,
+                                         sizeof *larger);
+            if (!larger) {
+                r = -ENOMEM;
+                break;
+            }
+            rules = larger;
+        }
+        r = load_rule(part, &rules[n]);
+        n += r >= 0;
+    }
+    if (r >= 0)
+        r = policy_new(rules, n, ret, &twice);
+    for (size_t i = 0; i < n; i++)
+        rule_unref(rules[i]);
+    free(rules);
+    return r;
+}
+
+int accepted_load(const char *directory, Policy **ret_policy, Catalogue **ret_catalogue)
+{
+    _cleanup_(catalogue_freep) Catalogue *catalogue = NULL;
+    _cleanup_(policy_unrefp) Policy *policy = NULL;
+    _cleanup_(freep) char *text = NULL;
+    size_t size;
+    char *at, *part;
+    int r;
+
+    r = read_file_limited(directory, ACCEPTED_FILE, ACCEPTED_MAX, &text, &size);
+    if (r >= 0)
+        r = check_header(text, size);
+    if (r < 0)
+        return r;
+    at = text + HEADER_SIZE;
+    r = load_rules(&at, &policy);
+    if (r >= 0)
+        r = catalogue_new(&catalogue);
+    while (r >= 0 && (part = next_part(&at)))
+        r = catalogue_parse(catalogue, "(last accepted)", part, strlen(part), true, NULL);
+    if (r < 0)
+        return r == -ENOMEM ? r : -EBADMSG;
+    catalogue_finish(catalogue);
+    *ret_policy = TAKE_PTR(policy);
+    *ret_catalogue = TAKE_PTR(catalogue);
+    return 0;
+}

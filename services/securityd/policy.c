@@ -1,0 +1,829 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "policy.h"
+
+#include <grp.h>
+#include <pwd.h>
+
+/* What one permission can be matched by: itself, "*", and one pattern per separator. */
+#define CANDIDATES_MAX (POLICY_NAME_MAX + 3u)
+/* What one subject can be named by: its groups, roles and a few general words. */
+#define KEYS_MAX (POLICY_GROUPS_MAX + 16u)
+
+/* Strings are numbered, so that the index compares numbers. */
+typedef struct Names {
+    char **names;
+    uint32_t *table; /* open addressing, number + 1 */
+    size_t n_names, n_table;
+} Names;
+
+/* "Rule r speaks of subject s and pattern p", sorted by (s, p, kind, r): what matters for one subject
+ * and one permission lies together, denies first. */
+typedef struct Entry {
+    uint32_t subject, pattern, rule;
+} Entry;
+
+struct Policy {
+    unsigned n_ref;
+    Rule **rules;
+    size_t n_rules;
+    Names subjects, patterns, ids;
+    Entry *entries;
+    size_t n_entries;
+    uint32_t *first; /* of each subject's entries; one more at the end */
+};
+
+const char *rule_kind_to_string(RuleKind kind)
+{
+    static const char *const names[] = {
+        [RULE_DENY] = "deny", [RULE_ASK] = "ask", [RULE_GRANT] = "grant"};
+    return names[kind];
+}
+
+void words_free(char **words)
+{
+    if (!words)
+        return;
+    for (char **w = words; *w; w++)
+        free(*w);
+    free(words);
+}
+
+size_t words_count(char *const *words)
+{
+    size_t n = 0;
+
+    while (words && words[n])
+        n++;
+    return n;
+}
+
+bool words_contain(char *const *words, const char *word)
+{
+    for (; words && *words; words++)
+        if (streq(*words, word))
+            return true;
+    return false;
+}
+
+int words_add(char ***words, const char *word, size_t size)
+{
+    size_t n = words_count(*words);
+    char **larger = reallocarray(*words, n + 2, sizeof *larger), *copy;
+
+    if (!larger)
+        return -ENOMEM;
+    *words = larger;
+    larger[n] = NULL;
+    copy = strndup(word, size);
+    if (!copy)
+        return -ENOMEM;
+    larger[n] = copy;
+    larger[n + 1] = NULL;
+    return 0;
+}
+
+char *words_join(char *const *words)
+{
+    size_t size = 1;
+    char *s, *p;
+
+    for (char *const *w = words; w && *w; w++)
+        size += strlen(*w) + 1;
+    s = p = malloc(size);
+    if (!s)
+        return NULL;
+    *p = '\0';
+    for (char *const *w = words; w && *w; w++) {
+        if (w != words)
+            *p++ = ' ';
+        p = stpcpy(p, *w);
+    }
+    return s;
+}
+
+Rule *rule_ref(Rule *rule)
+{
+    rule->n_ref++;
+    return rule;
+}
+
+void rule_unref(Rule *rule)
+{
+    if (!rule || --rule->n_ref > 0)
+        return;
+    free(rule->id);
+    words_free(rule->subjects);
+    words_free(rule->permissions);
+    free(rule->protocol);
+    free(rule->description);
+    free(rule->to);
+    free(rule->permission);
+    free(rule->when);
+    free(rule->file);
+    free(rule);
+}
+
+/* --- names and patterns ---------------------------------------------------------------------- */
+
+static bool made_of(const char *s, size_t max, const char *extra)
+{
+    size_t n = strlen(s);
+
+    if (n < 1 || n > max)
+        return false;
+    for (; *s; s++)
+        if (!(*s >= 'a' && *s <= 'z') && !(*s >= '0' && *s <= '9') && !strchr(extra, *s))
+            return false;
+    return true;
+}
+
+bool rule_id_is_valid(const char *id)
+{
+    return made_of(id, 64, "._-");
+}
+
+bool principal_name_is_valid(const char *name)
+{
+    return made_of(name, 64, "_-");
+}
+
+/* The stem "log.read", then perhaps ":" and a namespace or other printable object. */
+static bool permission_check(const char *name, bool open_end)
+{
+    size_t n = strlen(name), stem = strcspn(name, ":");
+    bool dot = false;
+
+    if (n < 1 || n > POLICY_NAME_MAX)
+        return false;
+    if (open_end && streq(name, "*"))
+        return true;
+    if (open_end && name[n - 1] == '*') {
+        char before = n > 1 ? name[n - 2] : '\0';
+        if (stem < n ? (before != '/' && before != ':') : before != '.')
+            return false;
+        n--;
+    }
+    for (size_t i = 0; i < n; i++) {
+        char c = name[i];
+        bool letter = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9');
+
+        if (i < stem) {
+            /* no empty part: neither ".x" nor "x..y" nor "x.:y" */
+            if (!letter && c != '_' && c != '-' && c != '.')
+                return false;
+            if (c == '.') {
+                dot = true;
+                if (i == 0 || name[i - 1] == '.' || i + 1 == stem)
+                    return false;
+            }
+        } else if (!(i == stem && c == ':') && !letter && !strchr("/._~-:@", c))
+            return false;
+    }
+    if (stem < strlen(name) && n == stem + 1 && name[n] != '*')
+        return false;
+    (void)dot;
+    return stem > 0;
+}
+
+bool permission_is_valid(const char *name)
+{
+    return permission_check(name, false);
+}
+
+bool permission_pattern_is_valid(const char *name)
+{
+    return permission_check(name, true);
+}
+
+static bool is_open(const char *pattern)
+{
+    size_t n = strlen(pattern);
+    return n > 0 && pattern[n - 1] == '*';
+}
+
+bool permission_pattern_covers(const char *pattern, const char *other)
+{
+    size_t n = strlen(pattern);
+
+    if (streq(pattern, other))
+        return true;
+    if (!is_open(pattern))
+        return false;
+    if (strncmp(pattern, other, n - 1) == 0)
+        return true;
+    /* "x:/thermo" followed by "/" and "*" is that namespace and all below */
+    return n > 3 && pattern[n - 2] == '/' && strchr(pattern, ':') && strlen(other) == n - 2 &&
+           strncmp(pattern, other, n - 2) == 0;
+}
+
+/* --- subjects -------------------------------------------------------------------------------- */
+
+bool uid_may_hold(uint32_t uid)
+{
+    return uid != 65534 && uid != 65535 && uid != UINT32_MAX && !(uid >= 61184 && uid <= 65519);
+}
+
+bool gid_may_hold(uint32_t gid)
+{
+    return uid_may_hold(gid);
+}
+
+static int parse_id(const char *s, uint32_t *ret)
+{
+    unsigned long long value;
+    char *end;
+
+    if (*s < '0' || *s > '9' || (*s == '0' && s[1]) || strlen(s) > 10)
+        return -EINVAL;
+    value = strtoull(s, &end, 10);
+    if (*end || value >= UINT32_MAX)
+        return -EINVAL;
+    *ret = (uint32_t)value;
+    return 0;
+}
+
+static int canonical(char **ret, const char *prefix, uint32_t id)
+{
+    return asprintf(ret, "%s:%u", prefix, id) < 0 ? -ENOMEM : 0;
+}
+
+static int unresolved(char **ret, const char *word)
+{
+    char *copy = strdup(word);
+
+    if (!copy)
+        return -ENOMEM;
+    *ret = copy;
+    return -ENOENT;
+}
+
+static bool local_name_is_valid(const char *s)
+{
+    size_t n = strlen(s);
+
+    if (n < 1 || n > 64)
+        return false;
+    for (; *s; s++)
+        if (*s <= ' ' || *s >= 127 || *s == ':' || *s == '/')
+            return false;
+    return true;
+}
+
+int subject_parse(const char *word, char **ret)
+{
+    static const char *const plain[] = {"anonymous", "local", "remote", "anyone"};
+    const char *rest;
+    uint32_t id;
+
+    for (size_t i = 0; i < ELEMENTS(plain); i++)
+        if (streq(word, plain[i]))
+            return (*ret = strdup(word)) ? 0 : -ENOMEM;
+    if ((rest = startswith(word, "uid:")))
+        return parse_id(rest, &id) < 0 ? -EINVAL : canonical(ret, "uid", id);
+    if ((rest = startswith(word, "gid:")))
+        return parse_id(rest, &id) < 0 ? -EINVAL : canonical(ret, "gid", id);
+    if ((rest = startswith(word, "unix:"))) {
+        const struct passwd *pw;
+
+        if (!local_name_is_valid(rest))
+            return -EINVAL;
+        pw = getpwnam(rest);
+        return pw ? canonical(ret, "uid", pw->pw_uid) : unresolved(ret, word);
+    }
+    if ((rest = startswith(word, "group:"))) {
+        const struct group *gr;
+
+        if (!local_name_is_valid(rest))
+            return -EINVAL;
+        gr = getgrnam(rest);
+        return gr ? canonical(ret, "gid", gr->gr_gid) : unresolved(ret, word);
+    }
+    if ((rest = startswith(word, "user:")) || (rest = startswith(word, "token:")) ||
+        (rest = startswith(word, "role:"))) {
+        if (!principal_name_is_valid(rest))
+            return -EINVAL;
+        return (*ret = strdup(word)) ? 0 : -ENOMEM;
+    }
+    if ((rest = startswith(word, "cert:"))) {
+        if (strlen(rest) != 64 || strspn(rest, "0123456789abcdef") != 64)
+            return -EINVAL;
+        return (*ret = strdup(word)) ? 0 : -ENOMEM;
+    }
+    return -EINVAL;
+}
+
+int conditions_parse(const char *s, unsigned *ret, char **ret_protocol, const char **ret_bad)
+{
+    _cleanup_(freep) char *protocol = NULL;
+    unsigned conditions = 0;
+
+    for (;;) {
+        size_t n;
+
+        s += strspn(s, " \t");
+        n = strcspn(s, " \t");
+        if (n == 0)
+            break;
+        if (n == 5 && strncmp(s, "local", n) == 0)
+            conditions |= CONDITION_LOCAL;
+        else if (n == 6 && strncmp(s, "remote", n) == 0)
+            conditions |= CONDITION_REMOTE;
+        else if (n == 9 && strncmp(s, "encrypted", n) == 0)
+            conditions |= CONDITION_ENCRYPTED;
+        else if (n > 9 && n < 9 + 32 && startswith(s, "protocol=") && !protocol) {
+            protocol = strndup(s + 9, n - 9);
+            if (!protocol)
+                return -ENOMEM;
+            if (!made_of(protocol, 32, "-")) {
+                *ret_bad = s;
+                return -EINVAL;
+            }
+        } else {
+            *ret_bad = s;
+            return -EINVAL;
+        }
+        s += n;
+    }
+    *ret = conditions;
+    *ret_protocol = TAKE_PTR(protocol);
+    return 0;
+}
+
+/* --- numbered names -------------------------------------------------------------------------- */
+
+static uint64_t hash(const char *s, size_t size)
+{
+    uint64_t h = 0xcbf29ce484222325u;
+
+    for (size_t i = 0; i < size; i++)
+        h = (h ^ (unsigned char)s[i]) * 0x100000001b3u;
+    return h ^ h >> 29;
+}
+
+static void names_done(Names *n)
+{
+    for (size_t i = 0; i < n->n_names; i++)
+        free(n->names[i]);
+    free(n->names);
+    free(n->table);
+}
+
+static uint32_t names_find(const Names *n, const char *name, size_t size)
+{
+    if (n->n_table == 0)
+        return UINT32_MAX;
+    for (size_t i = hash(name, size);; i++) {
+        uint32_t number = n->table[i & (n->n_table - 1)];
+
+        if (number == 0)
+            return UINT32_MAX;
+        if (strncmp(n->names[number - 1], name, size) == 0 && !n->names[number - 1][size])
+            return number - 1;
+    }
+}
+
+static int names_grow(Names *n)
+{
+    size_t size = n->n_table ? n->n_table * 2 : 64;
+    uint32_t *table;
+    char **larger;
+
+    if ((n->n_names + 1) * 2 < n->n_table)
+        return 0;
+    larger = reallocarray(n->names, size, sizeof *larger);
+    if (!larger)
+        return -ENOMEM;
+    n->names = larger;
+    table = calloc(size, sizeof *table);
+    if (!table)
+        return -ENOMEM;
+    for (size_t k = 0; k < n->n_names; k++)
+        for (size_t i = hash(n->names[k], strlen(n->names[k]));; i++)
+            if (table[i & (size - 1)] == 0) {
+                table[i & (size - 1)] = (uint32_t)k + 1;
+                break;
+            }
+    free(n->table);
+    n->table = table;
+    n->n_table = size;
+    return 0;
+}
+
+/* 1: new, 0: known already. */
+static int names_add(Names *n, const char *name, uint32_t *ret)
+{
+    uint32_t number = names_find(n, name, strlen(name));
+    char *copy;
+
+    if (number != UINT32_MAX) {
+        *ret = number;
+        return 0;
+    }
+    if (names_grow(n) < 0)
+        return -ENOMEM;
+    copy = strdup(name);
+    if (!copy)
+        return -ENOMEM;
+    for (size_t i = hash(name, strlen(name));; i++)
+        if (n->table[i & (n->n_table - 1)] == 0) {
+            n->table[i & (n->n_table - 1)] = (uint32_t)n->n_names + 1;
+            break;
+        }
+    *ret = (uint32_t)n->n_names;
+    n->names[n->n_names++] = copy;
+    return 1;
+}
+
+/* --- the index ------------------------------------------------------------------------------- */
+
+static int compare_entries(const void *pa, const void *pb, void *userdata)
+{
+    const Entry *a = pa, *b = pb;
+    Rule *const *rules = userdata;
+
+    if (a->subject != b->subject)
+        return a->subject < b->subject ? -1 : 1;
+    if (a->pattern != b->pattern)
+        return a->pattern < b->pattern ? -1 : 1;
+    if (rules[a->rule]->kind != rules[b->rule]->kind)
+        return rules[a->rule]->kind < rules[b->rule]->kind ? -1 : 1;
+    return a->rule < b->rule ? -1 : a->rule > b->rule;
+}
+
+static int index_rule(Policy *p, size_t number, size_t *allocated)
+{
+    const Rule *rule = p->rules[number];
+    size_t n_patterns = words_count(rule->permissions);
+    _cleanup_(freep) uint32_t *patterns = calloc(n_patterns ? n_patterns : 1, sizeof *patterns);
+    size_t need = p->n_entries + words_count(rule->subjects) * n_patterns;
+    int r;
+
+    if (!patterns)
+        return -ENOMEM;
+    if (need > *allocated) {
+        size_t want = MAX_OF(need, *allocated * 2);
+        Entry *larger = want < UINT32_MAX ? reallocarray(p->entries, want, sizeof *larger) : NULL;
+
+        if (!larger)
+            return -ENOMEM;
+        p->entries = larger;
+        *allocated = want;
+    }
+    for (size_t i = 0; i < n_patterns; i++)
+        if ((r = names_add(&p->patterns, rule->permissions[i], &patterns[i])) < 0)
+            return r;
+    for (char **s = rule->subjects; s && *s; s++) {
+        uint32_t subject;
+
+        if ((r = names_add(&p->subjects, *s, &subject)) < 0)
+            return r;
+        for (size_t i = 0; i < n_patterns; i++)
+            p->entries[p->n_entries++] =
+                (Entry){.subject = subject, .pattern = patterns[i], .rule = (uint32_t)number};
+    }
+    return 0;
+}
+
+static int index_build(Policy *p, size_t *ret_index)
+{
+    size_t allocated = 0;
+    uint32_t number;
+    int r;
+
+    for (size_t i = 0; i < p->n_rules; i++) {
+        r = names_add(&p->ids, p->rules[i]->id, &number);
+        if (r == 0) {
+            *ret_index = i;
+            return -EEXIST;
+        }
+        if (r > 0)
+            r = index_rule(p, i, &allocated);
+        if (r < 0)
+            return r;
+    }
+    if (p->n_entries > 0)
+        qsort_r(p->entries, p->n_entries, sizeof *p->entries, compare_entries, p->rules);
+    p->first = calloc(p->subjects.n_names + 1, sizeof *p->first);
+    if (!p->first)
+        return -ENOMEM;
+    for (size_t i = p->n_entries, s = p->subjects.n_names + 1; s-- > 0;) {
+        while (i > 0 && p->entries[i - 1].subject >= s)
+            i--;
+        p->first[s] = (uint32_t)i;
+    }
+    return 0;
+}
+
+int policy_new(Rule *const *rules, size_t n_rules, Policy **ret, size_t *ret_index)
+{
+    _cleanup_(policy_unrefp) Policy *p = NULL;
+    int r;
+
+    if (n_rules > POLICY_RULES_MAX)
+        return -ENOBUFS;
+    p = calloc(1, sizeof *p);
+    if (!p)
+        return -ENOMEM;
+    p->n_ref = 1;
+    p->rules = calloc(n_rules ? n_rules : 1, sizeof(Rule *));
+    if (!p->rules)
+        return -ENOMEM;
+    for (; p->n_rules < n_rules; p->n_rules++)
+        p->rules[p->n_rules] = rule_ref(rules[p->n_rules]);
+    r = index_build(p, ret_index);
+    if (r < 0)
+        return r;
+    *ret = TAKE_PTR(p);
+    return 0;
+}
+
+Policy *policy_ref(Policy *p)
+{
+    p->n_ref++;
+    return p;
+}
+
+void policy_unref(Policy *p)
+{
+    if (!p || --p->n_ref > 0)
+        return;
+    for (size_t i = 0; i < p->n_rules; i++)
+        rule_unref(p->rules[i]);
+    free(p->rules);
+    names_done(&p->subjects);
+    names_done(&p->patterns);
+    names_done(&p->ids);
+    free(p->entries);
+    free(p->first);
+    free(p);
+}
+
+size_t policy_rules(const Policy *p, Rule *const **ret)
+{
+    if (ret)
+        *ret = p->rules;
+    return p->n_rules;
+}
+
+Rule *policy_rule(const Policy *p, const char *id)
+{
+    uint32_t number = names_find(&p->ids, id, strlen(id));
+    return number == UINT32_MAX ? NULL : p->rules[number];
+}
+
+static bool words_equal(char *const *a, char *const *b)
+{
+    size_t n = words_count(a);
+
+    if (n != words_count(b))
+        return false;
+    for (size_t i = 0; i < n; i++)
+        if (!streq(a[i], b[i]))
+            return false;
+    return true;
+}
+
+bool policy_equal(const Policy *a, const Policy *b)
+{
+    if (a->n_rules != b->n_rules)
+        return false;
+    for (size_t i = 0; i < a->n_rules; i++) {
+        const Rule *x = a->rules[i], *y = b->rules[i];
+
+        if (x == y)
+            continue;
+        if (x->kind != y->kind || !streq(x->id, y->id) || x->conditions != y->conditions ||
+            !streq(strempty(x->protocol), strempty(y->protocol)) ||
+            !words_equal(x->subjects, y->subjects) || !words_equal(x->permissions, y->permissions))
+            return false;
+    }
+    return true;
+}
+
+/* --- judging --------------------------------------------------------------------------------- */
+
+static void add_key(const Policy *p, uint32_t *keys, size_t *n, const char *key)
+{
+    uint32_t number = names_find(&p->subjects, key, strlen(key));
+
+    if (number != UINT32_MAX && *n < KEYS_MAX)
+        keys[(*n)++] = number;
+}
+
+static void add_id_key(const Policy *p, uint32_t *keys, size_t *n, const char *prefix, uint32_t id)
+{
+    char key[32];
+
+    snprintf(key, sizeof key, "%s:%u", prefix, id);
+    add_key(p, keys, n, key);
+}
+
+/* The words by which rules may speak of this subject, as far as any rule does. */
+static size_t keys_of(const Policy *p, const Subject *s, uint32_t *keys)
+{
+    size_t n = 0;
+
+    add_key(p, keys, &n, "anyone");
+    if (!s->remote) {
+        add_key(p, keys, &n, "local");
+        if (!s->group_only)
+            add_id_key(p, keys, &n, "uid", s->uid);
+        for (size_t i = 0; i < s->n_gids && i < POLICY_GROUPS_MAX; i++)
+            if (gid_may_hold(s->gids[i]))
+                add_id_key(p, keys, &n, "gid", s->gids[i]);
+        return n;
+    }
+    if (!s->name) {
+        add_key(p, keys, &n, "anonymous");
+        return n;
+    }
+    add_key(p, keys, &n, "remote");
+    add_key(p, keys, &n, s->name);
+    if (s->token && !streq(s->token, s->name))
+        add_key(p, keys, &n, s->token);
+    for (char *const *role = s->roles; role && *role; role++) {
+        char key[POLICY_NAME_MAX + 8];
+
+        snprintf(key, sizeof key, "role:%.*s", (int)POLICY_NAME_MAX, *role);
+        add_key(p, keys, &n, key);
+    }
+    return n;
+}
+
+static void add_candidate(const Policy *p, uint32_t *found, size_t *n, const char *s, size_t size)
+{
+    uint32_t number = names_find(&p->patterns, s, size);
+
+    if (number != UINT32_MAX)
+        found[(*n)++] = number;
+}
+
+/* The numbers of all patterns that cover a name or pattern, as far as any rule uses them. */
+static size_t candidates_of(const Policy *p, const char *name, uint32_t *found)
+{
+    char text[POLICY_NAME_MAX + 4];
+    size_t size = strlen(name), n = 0, stem = strcspn(name, ":");
+
+    if (size > POLICY_NAME_MAX)
+        return 0;
+    add_candidate(p, found, &n, "*", 1);
+    if (!streq(name, "*"))
+        add_candidate(p, found, &n, name, size);
+    memcpy(text, name, size + 1);
+    for (size_t i = 0; i < size; i++) {
+        char kept = text[i + 1];
+
+        if (i < stem ? text[i] != '.' : (text[i] != ':' && text[i] != '/'))
+            continue;
+        if (i + 2 == size && kept == '*')
+            break; /* this is the pattern itself */
+        text[i + 1] = '*';
+        add_candidate(p, found, &n, text, i + 2);
+        text[i + 1] = kept;
+    }
+    if (stem < size && !is_open(name)) {
+        memcpy(text + size, "/*", 3);
+        add_candidate(p, found, &n, text, size + 2);
+    }
+    return n;
+}
+
+/* Do the conditions of a rule hold? What is not known never helps the caller. */
+static bool conditions_hold(const Rule *rule, const Subject *s)
+{
+    bool benefit = rule->kind != RULE_GRANT;
+
+    if ((rule->conditions & CONDITION_LOCAL) && s->remote)
+        return false;
+    if ((rule->conditions & CONDITION_REMOTE) && !s->remote)
+        return false;
+    /* Local callers never leave the machine: for them every road is as good as encrypted. */
+    if ((rule->conditions & CONDITION_ENCRYPTED) && s->remote &&
+        !(s->encrypted == UNKNOWN ? benefit : s->encrypted == YES))
+        return false;
+    if (rule->protocol) {
+        if (!s->remote)
+            return false;
+        if (!s->protocol)
+            return benefit;
+        return streq(rule->protocol, s->protocol);
+    }
+    return true;
+}
+
+static size_t lower_bound(const Policy *p, uint32_t subject, uint32_t pattern)
+{
+    size_t low = p->first[subject], high = p->first[subject + 1];
+
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+
+        if (p->entries[middle].pattern < pattern)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+static Verdict judge(const Policy *p, const Subject *s, const uint32_t *keys, size_t n_keys,
+                     const char *permission)
+{
+    uint32_t found[CANDIDATES_MAX];
+    size_t n_found = candidates_of(p, permission, found);
+    const Rule *best = NULL, *candidate = NULL;
+
+    for (size_t k = 0; k < n_keys; k++)
+        for (size_t c = 0; c < n_found; c++)
+            for (size_t i = lower_bound(p, keys[k], found[c]);
+                 i < p->first[keys[k] + 1] && p->entries[i].pattern == found[c]; i++) {
+                const Rule *rule = p->rules[p->entries[i].rule];
+
+                if (best && rule->kind >= best->kind)
+                    break; /* sorted by kind: nothing stronger follows */
+                if (conditions_hold(rule, s)) {
+                    best = rule;
+                    break;
+                }
+                if (rule->kind == RULE_GRANT && !candidate)
+                    candidate = rule;
+            }
+    if (!best)
+        return (Verdict){.candidate = candidate,
+                         .reason = candidate ? "a rule would grant it, but its conditions do not hold"
+                                             : "no rule grants it"};
+    if (best->kind == RULE_GRANT)
+        return (Verdict){.allowed = true, .rule = best, .reason = "granted"};
+    return (Verdict){.rule = best,
+                     .reason = best->kind == RULE_DENY
+                                   ? "denied by a rule; a deny beats every grant"
+                                   : "needs the consent of a person, and nobody has been asked"};
+}
+
+static bool holds_nothing(const Subject *s)
+{
+    return s->remote ? s->ended : !s->group_only && !uid_may_hold(s->uid);
+}
+
+Verdict policy_judge(const Policy *p, const Subject *s, const char *permission)
+{
+    uint32_t keys[KEYS_MAX];
+
+    if (holds_nothing(s))
+        return (Verdict){.reason = s->remote
+                                       ? "its token has been removed or has expired"
+                                       : "overflow and dynamic uids never hold a permission"};
+    if (!permission || !permission_is_valid(permission))
+        return (Verdict){.reason = "not a permission"};
+    return judge(p, s, keys, keys_of(p, s, keys), permission);
+}
+
+void policy_row(const Policy *p, const Subject *s, const char *const *permissions,
+                size_t n_permissions, uint64_t *bits)
+{
+    uint32_t keys[KEYS_MAX];
+    size_t n_keys;
+
+    if (holds_nothing(s))
+        return;
+    n_keys = keys_of(p, s, keys);
+    for (size_t i = 0; i < n_permissions; i++)
+        if (permission_is_valid(permissions[i]) &&
+            judge(p, s, keys, n_keys, permissions[i]).allowed)
+            bits[i / 64] |= UINT64_C(1) << (i % 64);
+}
+
+/* A grant helps only if it holds whenever the new rule does. */
+static bool grant_suffices(const Rule *mine, const Rule *rule)
+{
+    if (mine->conditions & ~rule->conditions)
+        return false;
+    return !mine->protocol || (rule->protocol && streq(mine->protocol, rule->protocol));
+}
+
+bool policy_holds(const Policy *p, const Subject *s, const char *pattern, const Rule *rule)
+{
+    uint32_t keys[KEYS_MAX], found[CANDIDATES_MAX];
+    size_t n_keys, n_found;
+    bool granted = false;
+
+    if (holds_nothing(s) || !permission_pattern_is_valid(pattern))
+        return false;
+    n_keys = keys_of(p, s, keys);
+    n_found = candidates_of(p, pattern, found);
+    for (size_t k = 0; k < n_keys; k++)
+        for (size_t i = p->first[keys[k]]; i < p->first[keys[k] + 1]; i++) {
+            const Rule *mine = p->rules[p->entries[i].rule];
+            const char *other = p->patterns.names[p->entries[i].pattern];
+
+            if (mine->kind != RULE_GRANT) {
+                if (permission_pattern_covers(other, pattern) ||
+                    permission_pattern_covers(pattern, other))
+                    return false;
+                continue;
+            }
+            for (size_t c = 0; c < n_found && !granted; c++)
+                granted = found[c] == p->entries[i].pattern && grant_suffices(mine, rule);
+        }
+    return granted;
+}

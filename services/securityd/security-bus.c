@@ -1,0 +1,807 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "security-bus.h"
+
+#include <hybus/error.h>
+#include <hybus/log.h>
+#include <sys/queue.h>
+
+#include "subject.h"
+
+#define PATH "/org/hybridos/Security1"
+#define INTERFACE "org.hybridos.Security1"
+#define ANSWER_MAX (8u * 1024u * 1024u) /* bytes of rules in one answer */
+
+typedef struct Call Call;
+typedef int (*CallHandler)(Call *call, sd_bus_error *error);
+
+/* A call whose answer waits: for somebody's credentials, or for all peers to settle. */
+struct Call {
+    LIST_ENTRY(Call) calls;
+    SecurityBus *bus;
+    sd_bus_message *message, *reply;
+    sd_bus_slot *slot;
+    CallHandler handler;
+    Subject subject; /* whose credentials were asked for */
+    uint32_t gids[POLICY_GROUPS_MAX];
+    Subject caller;
+    uint32_t caller_gids[POLICY_GROUPS_MAX];
+    char *about; /* bus name of whom Check asks about */
+    bool settling;
+};
+
+struct SecurityBus {
+    Security *security;
+    AgentSocket *socket;
+    sd_bus *bus;
+    sd_bus_slot *slot;
+    LIST_HEAD(, Call) calls;
+    size_t n_calls;
+};
+
+/* --- calls that wait ------------------------------------------------------------------------- */
+
+static void call_free(Call *c)
+{
+    LIST_REMOVE(c, calls);
+    c->bus->n_calls--;
+    sd_bus_slot_unref(c->slot);
+    sd_bus_message_unref(c->message);
+    sd_bus_message_unref(c->reply);
+    free(c->about);
+    free(c);
+}
+
+/* Answers with what the handler made of it, unless it goes on waiting. */
+static void call_end(Call *c, int result, sd_bus_error *error)
+{
+    if (result == 0 && c->settling)
+        return;
+    if (result < 0 && sd_bus_error_is_set(error))
+        (void)sd_bus_reply_method_error(c->message, error);
+    else if (result < 0)
+        (void)sd_bus_reply_method_errno(c->message, result, NULL);
+    else if (c->reply)
+        (void)sd_bus_send(NULL, c->reply, NULL);
+    sd_bus_error_free(error);
+    call_free(c);
+}
+
+static int read_credentials(sd_bus_message *m, Subject *ret, uint32_t *gids)
+{
+    bool known = false;
+    size_t n_gids = 0;
+    int r = sd_bus_message_enter_container(m, 'a', "{sv}");
+
+    while (r >= 0 && (r = sd_bus_message_enter_container(m, 'e', "sv")) > 0) {
+        const char *key;
+        const void *data;
+        size_t size;
+
+        r = sd_bus_message_read(m, "s", &key);
+        if (r < 0)
+            return r;
+        if (streq(key, "UnixUserID")) {
+            r = sd_bus_message_read(m, "v", "u", &ret->uid);
+            known = r >= 0;
+        } else if (streq(key, "UnixGroupIDs")) {
+            r = sd_bus_message_enter_container(m, 'v', "au");
+            if (r >= 0)
+                r = sd_bus_message_read_array(m, 'u', &data, &size);
+            if (r >= 0) {
+                n_gids = MIN_OF(size / sizeof(uint32_t), (size_t)POLICY_GROUPS_MAX);
+                memcpy(gids, data, n_gids * sizeof(uint32_t));
+                r = sd_bus_message_exit_container(m);
+            }
+        } else
+            r = sd_bus_message_skip(m, "v");
+        if (r >= 0)
+            r = sd_bus_message_exit_container(m);
+    }
+    if (r < 0)
+        return r;
+    if (!known)
+        return -ENXIO;
+    ret->gids = gids;
+    ret->n_gids = n_gids;
+    return 0;
+}
+
+static int on_credentials(sd_bus_message *m, void *userdata, sd_bus_error *unused)
+{
+    sd_bus_error error = SD_BUS_ERROR_NULL;
+    Call *c = userdata;
+    int r;
+
+    c->slot = sd_bus_slot_unref(c->slot);
+    if (sd_bus_message_is_method_error(m, NULL))
+        r = hybus_error_set(&error, -ENOENT, "Nobody has that name on the bus");
+    else
+        r = read_credentials(m, &c->subject, c->gids);
+    if (r == -ENXIO)
+        r = hybus_error_set(&error, -EACCES, "The bus does not tell who that is");
+    if (r >= 0)
+        r = c->handler(c, &error);
+    call_end(c, r, &error);
+    return 0;
+}
+
+static int ask_credentials(Call *c, const char *name)
+{
+    return sd_bus_call_method_async(c->bus->bus, &c->slot, "org.freedesktop.DBus",
+                                    "/org/freedesktop/DBus", "org.freedesktop.DBus",
+                                    "GetConnectionCredentials", on_credentials, c, "s", name);
+}
+
+/* The handler runs once the caller's credentials are there, in c->subject. */
+static int with_caller(sd_bus_message *m, SecurityBus *b, CallHandler handler, sd_bus_error *error)
+{
+    Call *c;
+    int r;
+
+    if (b->n_calls >= SECURITY_BUS_CALLS_MAX)
+        return hybus_error_set(error, -ENOBUFS, "Too many changes at once; try again");
+    c = calloc(1, sizeof *c);
+    if (!c)
+        return -ENOMEM;
+    c->bus = b;
+    c->message = sd_bus_message_ref(m);
+    c->handler = handler;
+    LIST_INSERT_HEAD(&b->calls, c, calls);
+    b->n_calls++;
+    r = ask_credentials(c, sd_bus_message_get_sender(m));
+    if (r < 0) {
+        call_free(c);
+        return r;
+    }
+    return 1;
+}
+
+static void on_settled(void *userdata)
+{
+    sd_bus_error error = SD_BUS_ERROR_NULL;
+    Call *c = userdata;
+
+    call_end(c, 1, &error);
+}
+
+static void emit_generation(SecurityBus *b)
+{
+    (void)sd_bus_emit_properties_changed(b->bus, PATH, INTERFACE, "Generation", "Claimed",
+                                         "Development", "PolicyError", NULL);
+}
+
+/* The answer (c->reply) leaves when nobody allows any more what has been revoked. */
+static int settle(Call *c)
+{
+    int r;
+
+    c->settling = true;
+    r = agent_socket_changed(c->bus->socket, on_settled, c);
+    if (r < 0)
+        c->settling = false;
+    emit_generation(c->bus);
+    return r;
+}
+
+static int settle_with_generation(Call *c, const char *rule)
+{
+    int r = sd_bus_message_new_method_return(c->message, &c->reply);
+
+    if (r >= 0 && rule)
+        r = sd_bus_message_append(c->reply, "s", rule);
+    if (r >= 0)
+        r = sd_bus_message_append(c->reply, "t", security_generation(c->bus->security));
+    return r < 0 ? r : settle(c);
+}
+
+static int settle_empty(Call *c)
+{
+    int r = sd_bus_message_new_method_return(c->message, &c->reply);
+    return r < 0 ? r : settle(c);
+}
+
+/* --- explanations ---------------------------------------------------------------------------- */
+
+static int append_string(sd_bus_message *m, const char *key, const char *value)
+{
+    return value && *value ? sd_bus_message_append(m, "{sv}", key, "s", value) : 0;
+}
+
+static int append_record(sd_bus_message *m, const AuditRecord *r)
+{
+    int e = sd_bus_message_open_container(m, 'a', "{sv}");
+
+    e = e < 0 ? e : append_string(m, "audit", r->id);
+    if (e >= 0 && r->time_usec)
+        e = sd_bus_message_append(m, "{sv}", "time", "t", r->time_usec);
+    e = e < 0 ? e : append_string(m, "subject", r->subject);
+    e = e < 0 ? e : append_string(m, "permission", r->permission);
+    e = e < 0 ? e : append_string(m, "call", r->call);
+    e = e < 0 ? e : append_string(m, "verdict", r->verdict);
+    e = e < 0 ? e : append_string(m, "rule", r->rule);
+    e = e < 0 ? e : append_string(m, "file", r->file);
+    if (e >= 0 && r->line)
+        e = sd_bus_message_append(m, "{sv}", "line", "u", r->line);
+    if (e >= 0)
+        e = sd_bus_message_append(m, "{sv}", "layer", "u", r->layer);
+    if (e >= 0)
+        e = sd_bus_message_append(m, "{sv}", "generation", "t", r->generation);
+    e = e < 0 ? e : append_string(m, "reason", r->reason);
+    e = e < 0 ? e : append_string(m, "suggestion", r->suggestion);
+    return e < 0 ? e : sd_bus_message_close_container(m);
+}
+
+static int new_answer(sd_bus_message *m, sd_bus_message **ret)
+{
+    return sd_bus_message_new_method_return(m, ret);
+}
+
+static void message_unrefp(sd_bus_message **m)
+{
+    sd_bus_message_unref(*m);
+}
+
+static int reply_with_record(sd_bus_message *m, const AuditRecord *record)
+{
+    _cleanup_(message_unrefp) sd_bus_message *reply = NULL;
+    int r = new_answer(m, &reply);
+
+    if (r >= 0)
+        r = append_record(reply, record);
+    return r < 0 ? r : sd_bus_send(NULL, reply, NULL);
+}
+
+static int subject_error(sd_bus_error *error, int r, const char *text)
+{
+    if (r == -ENOENT)
+        return hybus_error_set(error, r, "There is no subject %.80s", text);
+    if (r == -EINVAL)
+        return hybus_error_set(error, r, "\"%.80s\" is not a subject", text);
+    return r;
+}
+
+/* --- handlers: questions --------------------------------------------------------------------- */
+
+static int reply_check(Call *c, const Subject *subject, const char *permission)
+{
+    const Question q = {.permission = permission, .kind = 'm'};
+    Verdict v = security_judge(c->bus->security, subject, &q);
+    char reason[512];
+    int r;
+
+    if (v.candidate)
+        snprintf(reason, sizeof reason, "rule %s would grant it, but only when %s", v.candidate->id,
+                 strempty(v.candidate->when));
+    else
+        snprintf(reason, sizeof reason, "%s", v.reason);
+    r = sd_bus_message_new_method_return(c->message, &c->reply);
+    if (r >= 0)
+        r = sd_bus_message_append(c->reply, "bss", v.allowed, v.rule ? v.rule->id : "default",
+                                  reason);
+    return r < 0 ? r : 1;
+}
+
+static int check_other(Call *c, const Subject *other, sd_bus_error *error)
+{
+    if (other->remote || other->group_only || other->uid != c->caller.uid) {
+        Security *s = c->bus->security;
+        const Question q = {.permission = "security.explain",
+                            .interface = INTERFACE,
+                            .member = "Check",
+                            .service = "securityd",
+                            .path = PATH,
+                            .kind = 'm'};
+        const AuditRecord *record = NULL;
+        Verdict v;
+
+        if (security_refuse(s, &c->caller, &q, &v, &record) < 0 || !v.allowed)
+            return hybus_error_set(error, -EACCES,
+                                   "Asking about others needs security.explain (audit %s)",
+                                   record ? record->id : "");
+    }
+    return 0;
+}
+
+/* c->subject is now the other connection. */
+static int check_connection(Call *c, sd_bus_error *error)
+{
+    const char *subject, *permission;
+    int r = check_other(c, &c->subject, error);
+
+    if (r >= 0)
+        r = sd_bus_message_rewind(c->message, true);
+    if (r >= 0)
+        r = sd_bus_message_read(c->message, "ss", &subject, &permission);
+    return r < 0 ? r : reply_check(c, &c->subject, permission);
+}
+
+static int check(Call *c, sd_bus_error *error)
+{
+    const char *text, *permission, *name;
+    NamedSubject named;
+    int r;
+
+    memcpy(c->caller_gids, c->gids, sizeof c->gids);
+    c->caller = c->subject;
+    c->caller.gids = c->caller_gids;
+    r = sd_bus_message_read(c->message, "ss", &text, &permission);
+    if (r < 0)
+        return r;
+    if (!permission_is_valid(permission))
+        return hybus_error_set(error, -EINVAL, "\"%.80s\" is not a permission", permission);
+    name = startswith(text, "bus:");
+    if (name) {
+        if (*name != ':' || strlen(name) > 255)
+            return hybus_error_set(error, -EINVAL, "bus: needs a unique name such as :1.42");
+        c->handler = check_connection;
+        c->subject = (Subject){0};
+        c->settling = true;
+        r = ask_credentials(c, name);
+        if (r == -EINVAL)
+            return hybus_error_set(error, r, "bus: needs a unique name such as :1.42");
+        return r < 0 ? r : 0;
+    }
+    r = named_subject_parse(c->bus->security, text, &named);
+    if (r < 0)
+        return subject_error(error, r, text);
+    r = check_other(c, &named.subject, error);
+    if (r >= 0)
+        r = reply_check(c, &named.subject, permission);
+    named_subject_done(&named);
+    return r;
+}
+
+static int method_check(sd_bus_message *m, void *userdata, sd_bus_error *error)
+{
+    return with_caller(m, userdata, check, error);
+}
+
+static int method_list_rules(sd_bus_message *m, void *userdata, sd_bus_error *error)
+{
+    _cleanup_(message_unrefp) sd_bus_message *reply = NULL;
+    SecurityBus *b = userdata;
+    Rule *const *rules;
+    size_t n = policy_rules(b->security->policy, &rules), size = 0;
+    int r = new_answer(m, &reply);
+
+    if (r >= 0)
+        r = sd_bus_message_open_container(reply, 'a', "(ssssssu)");
+    for (size_t i = 0; i < n && r >= 0; i++) {
+        const Rule *rule = rules[i];
+
+        size += strlen(rule->to) + strlen(rule->permission) + strlen(rule->file) + 128;
+        if (size > ANSWER_MAX)
+            return hybus_error_set(error, -ENOBUFS, "The policy is too large for one answer");
+        r = sd_bus_message_append(reply, "(ssssssu)", rule->id, rule_kind_to_string(rule->kind),
+                                  rule->to, rule->permission, strempty(rule->when), rule->file,
+                                  rule->line);
+    }
+    if (r >= 0)
+        r = sd_bus_message_close_container(reply);
+    return r < 0 ? r : sd_bus_send(NULL, reply, NULL);
+}
+
+static int method_explain(sd_bus_message *m, void *userdata, sd_bus_error *error)
+{
+    SecurityBus *b = userdata;
+    const AuditRecord *record;
+    const char *id;
+    int r = sd_bus_message_read(m, "s", &id);
+
+    if (r < 0)
+        return r;
+    record = audit_find(b->security->audit, id);
+    if (!record)
+        return hybus_error_set(error, -ENOENT,
+                               "There is no record %.64s; older ones may be in the journal", id);
+    return reply_with_record(m, record);
+}
+
+static int explain_call(Security *s, const Subject *subject, const char *interface,
+                        const char *member, char kind, sd_bus_message *m)
+{
+    const Member *found = catalogue_find(s->catalogue, interface, member, kind);
+    const Question q = {.permission = found ? found->permission : NULL,
+                        .interface = interface,
+                        .member = member,
+                        .kind = kind};
+    Verdict v = security_judge(s, subject, &q);
+    AuditRecord record;
+    int r;
+
+    if (!found)
+        v.reason = "no interface file describes this member: nobody may use it";
+    else if (found->conflict)
+        v.reason = "two interface files disagree about its permission: nobody may use it";
+    r = security_explain(s, subject, &q, &v, &record);
+    if (r < 0)
+        return r;
+    r = reply_with_record(m, &record);
+    audit_record_done(&record);
+    return r;
+}
+
+static int method_explain_call(sd_bus_message *m, void *userdata, sd_bus_error *error)
+{
+    static const char *const kinds[] = {"method", "get", "set", "signal"};
+    const char *text, *interface, *member, *kind;
+    SecurityBus *b = userdata;
+    NamedSubject named;
+    char letter = 0;
+    int r = sd_bus_message_read(m, "ssss", &text, &interface, &member, &kind);
+
+    if (r < 0)
+        return r;
+    for (size_t i = 0; i < ELEMENTS(kinds); i++)
+        if (streq(kinds[i], kind))
+            letter = "mgse"[i];
+    if (!letter)
+        return hybus_error_set(error, -EINVAL, "kind is one of method, get, set, signal");
+    r = named_subject_parse(b->security, text, &named);
+    if (r < 0)
+        return subject_error(error, r, text);
+    r = explain_call(b->security, &named.subject, interface, member, letter, m);
+    named_subject_done(&named);
+    return r;
+}
+
+typedef struct AuditFilter {
+    const char *subject, *verdict;
+    uint64_t since;
+    uint32_t limit;
+} AuditFilter;
+
+static int read_filter(sd_bus_message *m, AuditFilter *f, sd_bus_error *error)
+{
+    int r = sd_bus_message_enter_container(m, 'a', "{sv}");
+
+    while (r >= 0 && (r = sd_bus_message_enter_container(m, 'e', "sv")) > 0) {
+        const char *key;
+
+        r = sd_bus_message_read(m, "s", &key);
+        if (r >= 0 && streq(key, "subject"))
+            r = sd_bus_message_read(m, "v", "s", &f->subject);
+        else if (r >= 0 && streq(key, "verdict"))
+            r = sd_bus_message_read(m, "v", "s", &f->verdict);
+        else if (r >= 0 && streq(key, "since"))
+            r = sd_bus_message_read(m, "v", "t", &f->since);
+        else if (r >= 0)
+            return hybus_error_set(error, -EINVAL, "unknown filter \"%.64s\"", key);
+        if (r == -ENXIO)
+            return hybus_error_set(error, -EINVAL, "filter of the wrong type");
+        if (r >= 0)
+            r = sd_bus_message_exit_container(m);
+    }
+    if (r >= 0)
+        r = sd_bus_message_exit_container(m);
+    if (r >= 0)
+        r = sd_bus_message_read(m, "u", &f->limit);
+    if (r >= 0 && (f->limit < 1 || f->limit > 1000))
+        return hybus_error_set(error, -EINVAL, "limit is 1 to 1000");
+    return r;
+}
+
+static int method_list_audit(sd_bus_message *m, void *userdata, sd_bus_error *error)
+{
+    _cleanup_(message_unrefp) sd_bus_message *reply = NULL;
+    SecurityBus *b = userdata;
+    AuditFilter f = {0};
+    const AuditRecord *record = NULL;
+    uint64_t number = UINT64_MAX;
+    uint32_t n = 0;
+    int r = read_filter(m, &f, error);
+
+    if (r >= 0)
+        r = new_answer(m, &reply);
+    if (r >= 0)
+        r = sd_bus_message_open_container(reply, 'a', "a{sv}");
+    while (r >= 0 && n < f.limit && (record = audit_older(b->security->audit, number))) {
+        number = record->number;
+        if ((f.subject && !streq(f.subject, record->subject)) ||
+            (f.verdict && !streq(f.verdict, record->verdict)) || record->time_usec < f.since)
+            continue;
+        r = append_record(reply, record);
+        n++;
+    }
+    if (r >= 0)
+        r = sd_bus_message_close_container(reply);
+    return r < 0 ? r : sd_bus_send(NULL, reply, NULL);
+}
+
+static int method_list_users(sd_bus_message *m, void *userdata, sd_bus_error *error)
+{
+    _cleanup_(message_unrefp) sd_bus_message *reply = NULL;
+    SecurityBus *b = userdata;
+    const Store *s = b->security->store;
+    int r = new_answer(m, &reply);
+
+    if (r >= 0)
+        r = sd_bus_message_open_container(reply, 'a', "(st)");
+    for (size_t i = 0; i < s->n_users && r >= 0; i++)
+        r = sd_bus_message_append(reply, "(st)", s->users[i].name, s->users[i].created);
+    if (r >= 0)
+        r = sd_bus_message_close_container(reply);
+    return r < 0 ? r : sd_bus_send(NULL, reply, NULL);
+}
+
+static int method_list_tokens(sd_bus_message *m, void *userdata, sd_bus_error *error)
+{
+    _cleanup_(message_unrefp) sd_bus_message *reply = NULL;
+    SecurityBus *b = userdata;
+    const Store *s = b->security->store;
+    int r = new_answer(m, &reply);
+
+    if (r >= 0)
+        r = sd_bus_message_open_container(reply, 'a', "(ssttt)");
+    for (size_t i = 0; i < s->n_tokens && r >= 0; i++) {
+        const Token *t = &s->tokens[i];
+
+        r = sd_bus_message_append(reply, "(ssttt)", t->name, t->principal, t->created, t->expires,
+                                  t->last_used);
+    }
+    if (r >= 0)
+        r = sd_bus_message_close_container(reply);
+    return r < 0 ? r : sd_bus_send(NULL, reply, NULL);
+}
+
+/* --- handlers: changes ----------------------------------------------------------------------- */
+
+/* `r` as the model returned it, with what it said about it. */
+static int change_error(sd_bus_error *error, int r, hybus_config_error *e, const char *what)
+{
+    if (e->message)
+        (void)hybus_error_set(error, r, "%s", e->message);
+    else
+        (void)hybus_error_set(error, r, "%s: %s", what, strerror(-r));
+    hybus_config_error_done(e);
+    return r;
+}
+
+static int grant(Call *c, sd_bus_error *error)
+{
+    const char *id, *to, *permissions, *conditions;
+    hybus_config_error e = {0};
+    const Rule *rule;
+    int r = sd_bus_message_read(c->message, "ssss", &id, &to, &permissions, &conditions);
+
+    if (r < 0)
+        return r;
+    r = security_grant(c->bus->security, &c->subject, id, to, permissions, conditions, &rule, &e);
+    if (r < 0)
+        return change_error(error, r, &e, "Cannot grant");
+    hybus_config_error_done(&e);
+    return settle_with_generation(c, rule->id);
+}
+
+static int method_grant(sd_bus_message *m, void *userdata, sd_bus_error *error)
+{
+    return with_caller(m, userdata, grant, error);
+}
+
+static int revoke_rule(Call *c, sd_bus_error *error)
+{
+    hybus_config_error e = {0};
+    const char *id;
+    int r = sd_bus_message_read(c->message, "s", &id);
+
+    if (r < 0)
+        return r;
+    r = security_revoke(c->bus->security, &c->subject, id, &e);
+    if (r < 0) {
+        /* It may be revoked all the same: whoever still allows it must hear of it. */
+        (void)agent_socket_changed(c->bus->socket, NULL, NULL);
+        return change_error(error, r, &e, r == -ENOENT ? "No such rule" : "Cannot revoke");
+    }
+    hybus_config_error_done(&e);
+    return settle_with_generation(c, NULL);
+}
+
+static int method_revoke(sd_bus_message *m, void *userdata, sd_bus_error *error)
+{
+    return with_caller(m, userdata, revoke_rule, error);
+}
+
+static int reload(Call *c, sd_bus_error *error)
+{
+    Security *s = c->bus->security;
+    int r = security_reload(s);
+
+    if (r < 0) {
+        emit_generation(c->bus);
+        return hybus_error_set(error, -EINVAL, "%s",
+                               s->policy_error ? s->policy_error : strerror(-r));
+    }
+    security_note(s, &c->subject, "Reload", r > 0 ? "changed" : "nothing changed");
+    return settle_with_generation(c, NULL);
+}
+
+static int method_reload(sd_bus_message *m, void *userdata, sd_bus_error *error)
+{
+    return with_caller(m, userdata, reload, error);
+}
+
+static int change_name(Call *c, int (*f)(Security *, const Subject *, const char *),
+                       sd_bus_error *error)
+{
+    hybus_config_error e = {0};
+    const char *name;
+    int r = sd_bus_message_read(c->message, "s", &name);
+
+    if (r < 0)
+        return r;
+    r = f(c->bus->security, &c->subject, name);
+    if (r < 0) {
+        (void)agent_socket_changed(c->bus->socket, NULL, NULL);
+        return change_error(error, r, &e, "Cannot do that");
+    }
+    return settle_empty(c);
+}
+
+static int add_user(Call *c, sd_bus_error *error)
+{
+    return change_name(c, security_add_user, error);
+}
+
+static int method_add_user(sd_bus_message *m, void *userdata, sd_bus_error *error)
+{
+    return with_caller(m, userdata, add_user, error);
+}
+
+static int remove_user(Call *c, sd_bus_error *error)
+{
+    return change_name(c, security_remove_user, error);
+}
+
+static int method_remove_user(sd_bus_message *m, void *userdata, sd_bus_error *error)
+{
+    return with_caller(m, userdata, remove_user, error);
+}
+
+static int remove_token(Call *c, sd_bus_error *error)
+{
+    return change_name(c, security_remove_token, error);
+}
+
+static int method_remove_token(sd_bus_message *m, void *userdata, sd_bus_error *error)
+{
+    return with_caller(m, userdata, remove_token, error);
+}
+
+/* --- properties ------------------------------------------------------------------------------ */
+
+static int get_generation(sd_bus *bus, const char *path, const char *interface,
+                          const char *property, sd_bus_message *reply, void *userdata,
+                          sd_bus_error *error)
+{
+    SecurityBus *b = userdata;
+    return sd_bus_message_append(reply, "t", security_generation(b->security));
+}
+
+static int get_claimed(sd_bus *bus, const char *path, const char *interface, const char *property,
+                       sd_bus_message *reply, void *userdata, sd_bus_error *error)
+{
+    SecurityBus *b = userdata;
+    return sd_bus_message_append(reply, "b", b->security->store->claimed);
+}
+
+static int get_development(sd_bus *bus, const char *path, const char *interface,
+                           const char *property, sd_bus_message *reply, void *userdata,
+                           sd_bus_error *error)
+{
+    SecurityBus *b = userdata;
+    return sd_bus_message_append_strv(reply, b->security->notes.development);
+}
+
+static int get_policy_error(sd_bus *bus, const char *path, const char *interface,
+                            const char *property, sd_bus_message *reply, void *userdata,
+                            sd_bus_error *error)
+{
+    SecurityBus *b = userdata;
+    return sd_bus_message_append(reply, "s", strempty(b->security->policy_error));
+}
+
+static int get_statistics(sd_bus *bus, const char *path, const char *interface,
+                          const char *property, sd_bus_message *reply, void *userdata,
+                          sd_bus_error *error)
+{
+    SecurityBus *b = userdata;
+    const SecurityStatistics *s = &b->security->statistics;
+    const struct {
+        const char *name;
+        uint64_t value;
+    } all[] = {
+        {"rows", s->rows},       {"judgements", s->judgements},
+        {"denied", s->denied},   {"connections", s->connections},
+        {"checks", s->checks},   {"throttled", s->throttled},
+        {"used", s->used},       {"rules", policy_rules(b->security->policy, NULL)},
+    };
+    int r = sd_bus_message_open_container(reply, 'a', "{st}");
+
+    for (size_t i = 0; i < ELEMENTS(all) && r >= 0; i++)
+        r = sd_bus_message_append(reply, "{st}", all[i].name, all[i].value);
+    return r < 0 ? r : sd_bus_message_close_container(reply);
+}
+
+/* --- the object ------------------------------------------------------------------------------ */
+
+static const sd_bus_vtable vtable[] = {
+    SD_BUS_VTABLE_START(0),
+    SD_BUS_METHOD_WITH_ARGS("Check", SD_BUS_ARGS("s", subject, "s", permission),
+                            SD_BUS_RESULT("b", allowed, "s", rule, "s", reason), method_check,
+                            SD_BUS_VTABLE_UNPRIVILEGED),
+    SD_BUS_METHOD_WITH_ARGS("ListRules", SD_BUS_NO_ARGS, SD_BUS_RESULT("a(ssssssu)", rules),
+                            method_list_rules, SD_BUS_VTABLE_UNPRIVILEGED),
+    SD_BUS_METHOD_WITH_ARGS("Grant",
+                            SD_BUS_ARGS("s", id, "s", to, "s", permissions, "s", conditions),
+                            SD_BUS_RESULT("s", rule, "t", generation), method_grant,
+                            SD_BUS_VTABLE_UNPRIVILEGED),
+    SD_BUS_METHOD_WITH_ARGS("Revoke", SD_BUS_ARGS("s", id), SD_BUS_RESULT("t", generation),
+                            method_revoke, SD_BUS_VTABLE_UNPRIVILEGED),
+    SD_BUS_METHOD_WITH_ARGS("Reload", SD_BUS_NO_ARGS, SD_BUS_RESULT("t", generation), method_reload,
+                            SD_BUS_VTABLE_UNPRIVILEGED),
+    SD_BUS_METHOD_WITH_ARGS("Explain", SD_BUS_ARGS("s", audit),
+                            SD_BUS_RESULT("a{sv}", explanation), method_explain,
+                            SD_BUS_VTABLE_UNPRIVILEGED),
+    SD_BUS_METHOD_WITH_ARGS("ExplainCall",
+                            SD_BUS_ARGS("s", subject, "s", interface, "s", member, "s", kind),
+                            SD_BUS_RESULT("a{sv}", explanation), method_explain_call,
+                            SD_BUS_VTABLE_UNPRIVILEGED),
+    SD_BUS_METHOD_WITH_ARGS("ListAudit", SD_BUS_ARGS("a{sv}", filter, "u", limit),
+                            SD_BUS_RESULT("aa{sv}", records), method_list_audit,
+                            SD_BUS_VTABLE_UNPRIVILEGED),
+    SD_BUS_METHOD_WITH_ARGS("AddUser", SD_BUS_ARGS("s", name), SD_BUS_NO_RESULT, method_add_user,
+                            SD_BUS_VTABLE_UNPRIVILEGED),
+    SD_BUS_METHOD_WITH_ARGS("ListUsers", SD_BUS_NO_ARGS, SD_BUS_RESULT("a(st)", users),
+                            method_list_users, SD_BUS_VTABLE_UNPRIVILEGED),
+    SD_BUS_METHOD_WITH_ARGS("RemoveUser", SD_BUS_ARGS("s", name), SD_BUS_NO_RESULT,
+                            method_remove_user, SD_BUS_VTABLE_UNPRIVILEGED),
+    SD_BUS_METHOD_WITH_ARGS("ListTokens", SD_BUS_NO_ARGS, SD_BUS_RESULT("a(ssttt)", tokens),
+                            method_list_tokens, SD_BUS_VTABLE_UNPRIVILEGED),
+    SD_BUS_METHOD_WITH_ARGS("RemoveToken", SD_BUS_ARGS("s", name), SD_BUS_NO_RESULT,
+                            method_remove_token, SD_BUS_VTABLE_UNPRIVILEGED),
+    SD_BUS_PROPERTY("Generation", "t", get_generation, 0,
+                    SD_BUS_VTABLE_PROPERTY_EMITS_INVALIDATION),
+    SD_BUS_PROPERTY("Claimed", "b", get_claimed, 0, SD_BUS_VTABLE_PROPERTY_EMITS_INVALIDATION),
+    SD_BUS_PROPERTY("Development", "as", get_development, 0,
+                    SD_BUS_VTABLE_PROPERTY_EMITS_INVALIDATION),
+    SD_BUS_PROPERTY("PolicyError", "s", get_policy_error, 0,
+                    SD_BUS_VTABLE_PROPERTY_EMITS_INVALIDATION),
+    SD_BUS_PROPERTY("Statistics", "a{st}", get_statistics, 0, 0),
+    SD_BUS_VTABLE_END,
+};
+
+int security_bus_publish(Security *security, AgentSocket *socket, sd_bus *bus, SecurityBus **ret)
+{
+    _cleanup_(security_bus_freep) SecurityBus *b = calloc(1, sizeof *b);
+    int r;
+
+    if (!b)
+        return -ENOMEM;
+    LIST_INIT(&b->calls);
+    b->security = security;
+    b->socket = socket;
+    b->bus = sd_bus_ref(bus);
+    r = sd_bus_add_object_vtable(bus, &b->slot, PATH, INTERFACE, vtable, b);
+    if (r < 0)
+        return r;
+    *ret = TAKE_PTR(b);
+    return 0;
+}
+
+void security_bus_free(SecurityBus *b)
+{
+    Call *c;
+
+    if (!b)
+        return;
+    sd_bus_slot_unref(b->slot);
+    while ((c = LIST_FIRST(&b->calls)))
+        call_free(c);
+    sd_bus_unref(b->bus);
+    free(b);
+}
+
+void security_bus_changed(SecurityBus *b)
+{
+    emit_generation(b);
+}

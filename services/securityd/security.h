@@ -1,0 +1,120 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/* What h-securityd knows and does, without bus and sockets: the policy in force, the interfaces, users
+ * and tokens, the audit, the shared page. Every change goes through here: tables first, then the
+ * page. Telling the peers and waiting for them is agent-socket.c's. */
+
+#include <hybus/page.h>
+
+#include "audit.h"
+#include "catalogue.h"
+#include "policy-read.h"
+#include "policy.h"
+#include "store.h"
+#include "throttle.h"
+
+#define SECURITY_GRANTED_FILES_MAX 900u
+#define SECURITY_CODE_SIZE 12u
+
+/* Fields of the configuration file; see docs/securityd.md. */
+typedef struct SecuritySettings {
+    char **policy_directories;        /* highest precedence first */
+    char *grant_directory;            /* one of them; where Grant writes */
+    char **vendor_interfaces;         /* directories */
+    char **administrator_interfaces;
+    char *state_directory, *runtime_directory;
+    char *label_code_file; /* the code printed on the device's label, if it has one */
+} SecuritySettings;
+
+/* Who a remote client is; owned by the connection of the server that asked. */
+typedef struct Principal {
+    uint64_t handle;
+    char *name, *token, *protocol;
+    char **roles;
+    bool encrypted;
+    uint64_t expires; /* as in Token */
+} Principal;
+
+void principal_free(Principal *p);
+HYBUS_DEFINE_CLEANUP(Principal, principal_free)
+
+typedef struct SecurityStatistics {
+    uint64_t rows, judgements, denied, connections, checks, throttled, used;
+} SecurityStatistics;
+
+typedef struct Security {
+    const SecuritySettings *settings;
+    Policy *policy;
+    Catalogue *catalogue;
+    PolicyNotes notes;
+    char *policy_error; /* of the last reload; NULL: accepted */
+    bool fallback;      /* neither files nor a last accepted policy: only local root */
+    Store *store;
+    Audit *audit;
+    hybus_page_writer *page;
+    Throttle bearers, codes;
+    char setup_code[SECURITY_CODE_SIZE + 1]; /* "" once claimed */
+    uint64_t next_handle;
+    SecurityStatistics statistics;
+} Security;
+
+int security_new(const SecuritySettings *settings, AuditSink sink, Security **ret);
+void security_free(Security *s);
+HYBUS_DEFINE_CLEANUP(Security, security_free)
+
+/* Reads all files anew, all or none. -EBADMSG: see policy_error. 1: something changed, 0: nothing. */
+int security_reload(Security *s);
+
+uint64_t security_generation(const Security *s); /* accepted changes since the device was made */
+uint32_t security_slot(const Subject *subject);
+/* Static buffer; "uid:1000", "user:alice", "anonymous". */
+const char *security_subject_name(const Subject *subject);
+Subject security_remote_subject(const Principal *p); /* NULL: anonymous */
+
+/* 1 as security_reload(), or negative with a message in `e` (-EACCES, -EEXIST, -EINVAL, -ENOBUFS). */
+int security_grant(Security *s, const Subject *caller, const char *id, const char *to,
+                   const char *permissions, const char *when, const Rule **ret,
+                   hybus_config_error *e);
+/* -ENOENT, -EOPNOTSUPP. Other errors: no longer in force, but a file could not be removed. */
+int security_revoke(Security *s, const Subject *caller, const char *id, hybus_config_error *e);
+
+int security_add_user(Security *s, const Subject *caller, const char *name);
+int security_remove_user(Security *s, const Subject *caller, const char *name);
+int security_remove_token(Security *s, const Subject *caller, const char *name);
+/* `as` NULL: the token stands for itself. Roles and users bring rights: the maker must hold them. */
+int security_add_token(Security *s, const Subject *caller, const char *name, const char *as,
+                       char *const *roles, uint64_t lifetime_usec, char **ret_secret,
+                       hybus_config_error *e);
+
+/* The first administrator. -EACCES (wrong code, or claimed already), -EAGAIN with *ret_wait in µs. */
+int security_setup(Security *s, const Subject *caller, const char *code, const char *user,
+                   char **ret_secret, uint64_t *ret_wait);
+
+/* What a client from outside is. -EKEYREJECTED, -EACCES, -EAGAIN with *ret_wait in µs. *ret NULL:
+ * anonymous. */
+typedef struct Connect {
+    const char *protocol, *peer, *tls, *bearer;
+} Connect;
+int security_connect(Security *s, const Connect *c, Principal **ret, uint64_t *ret_wait);
+/* Its token has been removed or has expired: it holds nothing any more. */
+bool security_principal_is_void(Security *s, const Principal *p);
+/* µs of store_now() when the next token expires; UINT64_MAX: none will. */
+uint64_t security_next_expiry(Security *s);
+/* Moves the slots of principals whose tokens have expired since `since`. Whether there were any. */
+bool security_expire(Security *s, uint64_t since);
+
+/* One judgement with all that is known about it. `call` may be NULL. */
+typedef struct Question {
+    const char *permission, *interface, *member, *path, *service;
+    char kind;
+} Question;
+Verdict security_judge(Security *s, const Subject *subject, const Question *q);
+/* Fills a record (texts from malloc) with what explains `v`; audit_record_done() frees it. */
+int security_explain(Security *s, const Subject *subject, const Question *q, const Verdict *v,
+                     AuditRecord *ret);
+/* Judges and records a refusal; *ret_record is NULL when it is allowed. */
+int security_refuse(Security *s, const Subject *subject, const Question *q, Verdict *ret,
+                    const AuditRecord **ret_record);
+/* Records a change of policy, user or token. */
+void security_note(Security *s, const Subject *subject, const char *call, const char *reason);
