@@ -189,7 +189,7 @@ def test_the_forwarder_carries_both_ways_and_ends_with_the_device():
                                  f'https://localhost:{port}/nothing/here'], capture_output=True, text=True)
         assert int(answer.stdout) >= 200, answer.stderr  # whatever it says, h-httpd said it
     forwarder = d._process('forwarder')
-    os.kill(d.container, signal.SIGKILL)
+    os.kill(d.init, signal.SIGKILL)
     deadline = time.monotonic() + 30
     while simulated.started(forwarder) is not None and time.monotonic() < deadline:
         time.sleep(0.05)
