@@ -14,6 +14,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 @pytest.fixture(autouse=True)
 def needed(device):
     device.need("/usr/sbin/h-securityd", "/usr/sbin/h-endpointd", "/usr/sbin/h-httpd", "/usr/bin/h-policy")
+    device.user("stranger", "60990")
 
 
 @pytest.mark.parametrize("unit", UNITS)
@@ -31,9 +32,9 @@ def test_warm_caches_allow_nothing_after_the_agent_died(device):
     """A caller whose row is cached loses what a change takes away while h-securityd is dead."""
     call = ["busctl", "call", "org.hybridos.Endpoints1", "/org/hybridos/Endpoints1", "org.hybridos.Endpoints1",
             "List"]
-    device.run("h-policy", "grant", "--id", "test-warm", "uid:60990", "endpoint.list", check=True)
-    device.run(*call, user="60990", check=True)
+    device.run("h-policy", "grant", "--id", "test-warm", "unix:stranger", "endpoint.list", check=True)
+    device.run(*call, user="stranger", check=True)
     # The rule's file goes away while the agent is dead, so only the file says so.
     device.run("sh", "-c", "systemctl kill -s STOP h-securityd.service; rm -f /var/lib/hybridos/policy.d/*test-warm*;"
                "systemctl kill -s KILL h-securityd.service", check=True)
-    assert device.run(*call, user="60990").returncode != 0
+    assert device.run(*call, user="stranger").returncode != 0

@@ -8,12 +8,13 @@ import xml.etree.ElementTree as ET
 import pytest
 
 EMPTY = {"s": [""], "g": [""], "o": ["/"], "b": ["false"], "v": ["s", ""]}
-STRANGER = "60990"  # a uid that nobody has and no rule names
+STRANGER, STRANGER_UID = "stranger", "60990"  # no rule names it
 
 
 @pytest.fixture(autouse=True)
 def needed(device):
     device.need("/usr/sbin/h-securityd", "/usr/sbin/h-endpointd", "/usr/bin/h-policy")
+    device.user(STRANGER, STRANGER_UID)
 
 
 def objects(device):
@@ -99,7 +100,7 @@ def test_introspection_and_ping_are_free(device):
 def test_grant_opens_and_revoke_closes(device):
     member = ("org.hybridos.Endpoints1", "/org/hybridos/Endpoints1", "org.hybridos.Endpoints1", "List", "method", "")
     assert attempt(device, member).returncode != 0
-    device.run("h-policy", "grant", "--id", "test-list", f"uid:{STRANGER}", "endpoint.list", check=True)
+    device.run("h-policy", "grant", "--id", "test-list", f"unix:{STRANGER}", "endpoint.list", check=True)
     try:
         done = attempt(device, member)
         assert done.returncode == 0, done.stderr
@@ -114,6 +115,6 @@ def test_no_call_is_allowed_after_revoke_has_returned(device, service):
     rounds = "10000" if service == "Endpoints1" else "1000"
     program = device.program("revoke-race")
     done = device.run(program, f"org.hybridos.{service}", f"/org/hybridos/{service}", f"org.hybridos.{service}",
-                      method, permission, STRANGER, "8", rounds, timeout=900)
+                      method, permission, STRANGER_UID, "8", rounds, timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr
     assert json.loads(done.stdout)["late"] == 0
