@@ -538,7 +538,7 @@ class Device:
                        seconds, 'waiting for HTTPS to answer', alive)
 
     def has(self, path):
-        return (pathlib.Path(f'/proc/{self.init}/root') / path).exists()
+        return pathlib.Path(f'/proc/{self.init}/root/{path}').exists()
 
     def failed_units(self):
         output = self.run('systemctl', 'list-units', '--failed', '--plain', '--no-legend').stdout
