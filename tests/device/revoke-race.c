@@ -27,6 +27,7 @@
 
 #define SECURITY "org.hybridos.Security1", "/org/hybridos/Security1", "org.hybridos.Security1"
 #define RULE "test-revoke-race"
+#define WINDOW_CALLS 100
 
 typedef struct Stage {
     _Atomic uint64_t stage;
@@ -79,8 +80,14 @@ static int administer(Stage *s, sd_bus *bus, const char *permission, uid_t uid)
         r = sd_bus_call_method(bus, SECURITY, "Revoke", &error, NULL, "s", RULE);
     if (r < 0)
         fprintf(stderr, "the administrator failed: %s\n", error.message ? error.message : strerror(-r));
-    else
-        atomic_fetch_add(&s->stage, 1); /* odd: revoked */
+    else {
+        /* odd: revoked. Stays so until a call fell into this window, so that each round tests it. */
+        uint64_t refused = atomic_load(&s->refused);
+
+        atomic_fetch_add(&s->stage, 1);
+        for (int i = 0; i < WINDOW_CALLS && r >= 0 && atomic_load(&s->refused) == refused; i++)
+            r = call(bus, &error);
+    }
     sd_bus_error_free(&error);
     return r;
 }
