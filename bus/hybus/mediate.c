@@ -8,8 +8,9 @@
 #include "members.h"
 
 #define BUCKETS 2048u
-#define NAME_SIZE_MAX 255u /* D-Bus specification, "Valid Names" */
-#define GROUPS_MAX 2048u   /* more do not fit into a question; such a caller is refused */
+#define NAME_SIZE_MAX 255u    /* D-Bus specification, "Valid Names" */
+#define GROUPS_MAX 2048u      /* more do not fit into a question; such a caller is refused */
+#define CONTRADICTIONS_MAX 3u /* the policy may move while it is asked, but not for ever */
 #define FLUSH_USEC (60u * 1000u * 1000u)
 #define FLUSH_ACCURACY_USEC (5u * 1000u * 1000u)
 #define DEADLINE_ACCURACY_USEC (100u * 1000u)
@@ -32,6 +33,7 @@ typedef struct Call {
     CallState state;
     uint64_t deadline_usec;
     hybus_agent_question *question; /* of a refused one */
+    unsigned contradicted;          /* verdicts that allowed what the row did not */
 } Call;
 
 TAILQ_HEAD(Calls, Call);
@@ -500,12 +502,12 @@ static void on_verdict(const hybus_verdict *v, int error, void *userdata)
     char text[1024];
 
     c->question = NULL;
-    if (error == 0 && v->allowed) {
+    if (error == 0 && v->allowed && c->contradicted++ < CONTRADICTIONS_MAX) {
         drop_row(c->sender);
         decide_again(c);
         return;
     }
-    if (error == -ENOKEY || error == -ENOBUFS) {
+    if (error == -ENOKEY || error == -ENOBUFS || (error == 0 && v->allowed)) {
         unavailable(m, c->message);
     } else if (error < 0) {
         refuse(c->message, -EACCES, "Access denied; the policy agent could not say why");
@@ -518,7 +520,8 @@ static void on_verdict(const hybus_verdict *v, int error, void *userdata)
     call_free(c);
 }
 
-static int deny(Sender *s, sd_bus_message *message, const Need *need, uint32_t bit)
+/* `c` is NULL for a call that comes for the first time; one that was parked keeps its deadline. */
+static int deny(Sender *s, sd_bus_message *message, const Need *need, uint32_t bit, Call *c)
 {
     hybus_mediator *m = s->mediator;
     hybus_subject subject = subject_of(s);
@@ -527,10 +530,15 @@ static int deny(Sender *s, sd_bus_message *message, const Need *need, uint32_t b
                        .member = need->member,
                        .path = sd_bus_message_get_path(message),
                        .kind = need->kind};
-    Call *c;
 
     m->statistics.denied++;
-    c = call_new(s, message, CALL_REFUSED);
+    if (c) {
+        TAILQ_REMOVE(&s->calls, c, queue);
+        TAILQ_INSERT_TAIL(&s->refused, c, queue);
+        c->state = CALL_REFUSED;
+    } else {
+        c = call_new(s, message, CALL_REFUSED);
+    }
     if (!c)
         return over_limit(m, message);
     if (hybus_agent_judge(m->agent, &subject, &call, on_verdict, c, &c->question) < 0) {
@@ -631,16 +639,16 @@ static int on_flush(sd_event_source *source, uint64_t usec, void *userdata)
 }
 
 /* The row is current. 0: pass. */
-static int decide(Sender *s, sd_bus_message *message, const Need *need)
+static int decide(Sender *s, sd_bus_message *message, const Need *need, Call *c)
 {
     const uint32_t *bits = need->bits ? need->bits : &need->bit;
     size_t n = need->bits ? need->n : 1;
 
     if (need->nobody)
-        return deny(s, message, need, UINT32_MAX);
+        return deny(s, message, need, UINT32_MAX, c);
     for (size_t i = 0; i < n; i++)
         if (!hybus_row_bit(s->row, bits[i]))
-            return deny(s, message, need, bits[i]);
+            return deny(s, message, need, bits[i], c);
     s->mediator->statistics.hits++;
     for (size_t i = 0; i < n; i++)
         note_use(s, bits[i]);
@@ -679,6 +687,7 @@ static int filter_resumed(Sender *s, Call *c, sd_bus_message *message)
 {
     bool behind = TAILQ_FIRST(&s->calls) != c;
     Need need;
+    int r;
 
     if (behind || !has_row(s)) {
         /* Keeps its place and its deadline. */
@@ -688,11 +697,12 @@ static int filter_resumed(Sender *s, Call *c, sd_bus_message *message)
             fetch(s);
         return 1;
     }
-    /* `message` is held by sd-bus while it is dispatched. */
-    call_free(c);
     need_of(s->mediator->members, message, sd_bus_message_get_interface(message),
             sd_bus_message_get_member(message), &need);
-    return decide(s, message, &need);
+    r = decide(s, message, &need, c);
+    if (r == 0)
+        call_free(c); /* sd-bus holds the message while it is dispatched */
+    return r;
 }
 
 static int filter_new(Sender *s, sd_bus_message *message, const char *interface, const char *member)
@@ -702,7 +712,7 @@ static int filter_new(Sender *s, sd_bus_message *message, const char *interface,
 
     if (_likely_(TAILQ_EMPTY(&s->calls) && has_row(s))) {
         need_of(s->mediator->members, message, interface, member, &need);
-        return decide(s, message, &need);
+        return decide(s, message, &need, NULL);
     }
     s->mediator->statistics.misses++;
     r = park(s, message);

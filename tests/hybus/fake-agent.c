@@ -190,7 +190,8 @@ static void answer_judge(Child *c, json_t *question, int fd, json_t *o)
 {
     static unsigned serial;
     char audit[32];
-    bool yes = allowed(c, question, json_string_value(json_object_get(question, "permission")));
+    bool yes = json_is_true(json_object_get(c->held_ops, "no judge")) ||
+               allowed(c, question, json_string_value(json_object_get(question, "permission")));
 
     json_object_set_new(o, "allowed", json_boolean(yes));
     if (!yes) {

@@ -22,7 +22,7 @@ void fake_agent_kill(fake_agent *f);  /* SIGKILL; returns when it is dead */
 void fake_agent_allow(fake_agent *f, const char *subject, const char *permission, bool allowed);
 /* Moves the generation only, without telling anybody over the socket. */
 void fake_agent_bump(fake_agent *f);
-/* Keeps answers to `op` back until released. */
+/* Keeps answers to `op` back until released. "no judge": every judgement allows. */
 void fake_agent_hold(fake_agent *f, const char *op, bool hold);
 /* How often `op` was asked since the start. */
 unsigned fake_agent_count(fake_agent *f, const char *op);

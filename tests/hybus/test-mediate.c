@@ -358,6 +358,18 @@ static void test_revoke(void **state)
     wait_count(f, "settled", 2);
 }
 
+/* An agent whose rows and judgements contradict each other keeps nobody busy for ever. */
+static void test_contradiction(void **state)
+{
+    Fixture *f = *state;
+
+    fake_agent_hold(f->fake, "no judge", true);
+    assert_string_equal(add(f), HYBUS_ERROR_POLICY_UNAVAILABLE);
+    assert_int_equal(f->n_added, 0);
+    assert_int_equal(fake_agent_count(f->fake, "judge"), 4);
+    assert_true(hybus_mediator_idle(f->mediator));
+}
+
 static void test_killed(void **state)
 {
     Fixture *f = *state;
@@ -462,6 +474,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_revoked_while_parked, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_overtaken, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_revoke, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_contradiction, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_killed, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_killed_and_stricter, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_caller_gone, set_up, tear_down),
