@@ -811,6 +811,47 @@ static void test_stream_ids_run_out(void **state)
     device_free(d);
 }
 
+/* More permissions than one question holds, by number and by bytes; and numbers that are used
+ * again. */
+static void test_many_permissions(void **state)
+{
+    device *d = device_new(NULL, NULL);
+    char name[CHANNEL_NAMESPACE_MAX + 1], wanted[LIMIT_PERMISSION];
+    client c;
+    answer *a;
+    side *app;
+
+    for (int i = 0; i < 400; i++) {
+        snprintf(name, sizeof(name), "/%0200d", i);
+        registrar_channel(d, name, KEY);
+    }
+    assert_non_null(d->core->table.pages[3]);
+    for (size_t i = 0; i < LIMIT_PERMISSION_PAGES && d->core->table.pages[i]; i++)
+        assert_true(d->core->table.pages[i]->bytes <= LIMIT_PERMISSION_PAGE_BYTES);
+    snprintf(wanted, sizeof(wanted), "endpoint.read:%s", name);
+    agent_fake_grant(d->agent, "anonymous", wanted);
+    app = app_attached(d, name, KEY);
+    client_new(d, &c, NULL);
+    a = request(&c, "GET", name, NULL, 0, true);
+    side_send(app, CHANNEL_RESPONSE, CHANNEL_END, 200, side_wait(d, app, CHANNEL_REQUEST)->stream,
+              0, NULL, 0);
+    wait_for(d, a->ended);
+    assert_int_equal(a->status, 200);
+    answer_free(a);
+
+    /* Another namespace takes over the bits of this one: the old row must not open it. */
+    registrar_entry(d, CHANNEL_GONE, ":namespace", name, NULL);
+    wait_for(d, !endpoint_core_has(d->core, name));
+    registrar_channel(d, "/heir", KEY);
+    a = request(&c, "GET", "/heir", NULL, 0, true);
+    wait_for(d, a->ended);
+    assert_int_equal(a->status, 401);
+    answer_free(a);
+    client_free(&c);
+    app_free(app);
+    device_free(d);
+}
+
 static void test_frames(void **state)
 {
     static const uint8_t large[16] = {1, 0, 1, 0, CHANNEL_PING};
@@ -835,6 +876,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_round_trip),
         cmocka_unit_test(test_frames),
+        cmocka_unit_test(test_many_permissions),
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_rules),
         cmocka_unit_test(test_bodies_and_credit),
