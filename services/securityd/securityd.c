@@ -115,6 +115,36 @@ static const hybus_daemon_info info = {
     .reload = on_reload,
 };
 
+/* --check-config in the standard places looks at the policy and interface files too. */
+static int check_files(int argc, char *argv[])
+{
+    static const char *const directories[] = {"/etc/hybridos/policy.d", "/var/lib/hybridos/policy.d",
+                                              "/usr/lib/hybridos/policy.d", NULL};
+    static const CatalogueSource sources[] = {
+        {.directory = "/usr/lib/hybridos/interfaces", .vendor = true},
+        {.directory = "/etc/hybridos/interfaces"},
+    };
+    _cleanup_(hybus_config_error_done) hybus_config_error e = {0};
+    _cleanup_(catalogue_freep) Catalogue *catalogue = NULL;
+    _cleanup_(policy_unrefp) Policy *policy = NULL;
+    PolicyNotes notes = {0};
+    int r;
+
+    if (argc != 2 || !streq(argv[1], "--check-config"))
+        return 0;
+    r = policy_read_directories(directories, &policy, &notes, &e);
+    if (r >= 0)
+        r = catalogue_read(sources, ELEMENTS(sources), policy_file_check, &catalogue, &e);
+    if (r < 0)
+        fprintf(stderr, "%s\n", e.message ? e.message : strerror(-r));
+    for (char **w = notes.warnings; w && *w; w++)
+        fprintf(stderr, "Note: %s\n", *w);
+    for (char **m = notes.masked; m && *m; m++)
+        fprintf(stderr, "Note: %s\n", *m);
+    policy_notes_done(&notes);
+    return r;
+}
+
 int main(int argc, char *argv[])
 {
     _cleanup_(hybus_daemon_freep) hybus_daemon *daemon = NULL;
@@ -124,7 +154,7 @@ int main(int argc, char *argv[])
     json_set_alloc_funcs(malloc, wiping_free);
     r = hybus_daemon_new(&info, argc, argv, &daemon);
     if (r <= 0)
-        return hybus_daemon_exit_status(r);
+        return hybus_daemon_exit_status(r < 0 ? r : check_files(argc, argv));
     r = manager_open(&manager, daemon);
     if (r >= 0)
         r = hybus_daemon_connect(daemon);
