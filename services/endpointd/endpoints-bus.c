@@ -1,0 +1,709 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "endpoints-bus.h"
+
+#include <hybus/error.h>
+#include <hybus/log.h>
+
+#define DRIVER "org.freedesktop.DBus"
+#define CREDENTIALS_TIMEOUT_USEC (10u * 1000u * 1000u)
+#define GROUPS_MAX 65536u
+
+/* A connection to the bus that has registered something or asks to. Lives until it leaves the bus.
+ */
+typedef struct bus_owner {
+    endpoints_bus *bus;
+    struct bus_owner *next;
+    char *name;
+    size_t n_calls;
+} bus_owner;
+
+/* A Register on its way. */
+typedef struct bus_call {
+    endpoints_bus *bus;
+    struct bus_call *next;
+    bus_owner *owner;
+    sd_bus_message *message;
+    sd_bus_slot *credentials;
+    endpoints_spec spec;
+    registrar_request *request;
+} bus_call;
+
+struct endpoints_bus {
+    sd_bus *bus;
+    registrar *registrar;
+    channel *channel;
+    sd_bus_slot *object, *left, *adopting;
+    bus_owner *owners;
+    bus_call *calls;
+    size_t n_owners, n_calls;
+    endpoints_spec *adopt; /* namespace and bus name of who is expected back */
+    size_t n_adopt, adopt_at;
+};
+
+/* --- owners and calls ----------------------------------------------------------------------- */
+
+static void call_free(bus_call *c)
+{
+    bus_call **at;
+
+    for (at = &c->bus->calls; *at != c; at = &(*at)->next)
+        ;
+    *at = c->next;
+    c->bus->n_calls--;
+    c->owner->n_calls--;
+    sd_bus_slot_unref(c->credentials);
+    registrar_request_cancel(c->request);
+    endpoints_spec_done(&c->spec);
+    sd_bus_message_unref(c->message);
+    free(c);
+}
+
+static bus_owner *find_owner(const endpoints_bus *b, const char *name)
+{
+    for (bus_owner *o = b->owners; o; o = o->next)
+        if (streq(o->name, name))
+            return o;
+    return NULL;
+}
+
+static void owner_free(bus_owner *o)
+{
+    endpoints_bus *b = o->bus;
+    bus_owner **at;
+    bus_call *next;
+
+    for (bus_call *c = b->calls; c; c = next) {
+        next = c->next;
+        if (c->owner == o)
+            call_free(c);
+    }
+    registrar_owner_gone(b->registrar, o);
+    for (at = &b->owners; *at != o; at = &(*at)->next)
+        ;
+    *at = o->next;
+    b->n_owners--;
+    free(o->name);
+    free(o);
+}
+
+static bool owner_idle(const endpoints_bus *b, const bus_owner *o)
+{
+    const endpoints_entry *entry;
+
+    if (o->n_calls > 0)
+        return false;
+    for (size_t i = 0; (entry = endpoints_registration_at(registrar_table(b->registrar), i)); i++)
+        if (entry->owner == o)
+            return false;
+    return true;
+}
+
+static int get_owner(endpoints_bus *b, const char *name, bus_owner **ret)
+{
+    bus_owner *o = find_owner(b, name), *next;
+
+    if (o) {
+        *ret = o;
+        return 0;
+    }
+    /* Who asked once and holds nothing is not worth remembering. */
+    if (b->n_owners >= ENDPOINTS_BUS_OWNERS_MAX)
+        for (o = b->owners; o; o = next) {
+            next = o->next;
+            if (owner_idle(b, o))
+                owner_free(o);
+        }
+    if (b->n_owners >= ENDPOINTS_BUS_OWNERS_MAX)
+        return -ENOBUFS;
+    o = calloc(1, sizeof(*o));
+    if (!o)
+        return -ENOMEM;
+    o->bus = b;
+    o->name = strdup(name);
+    if (!o->name) {
+        free(o);
+        return -ENOMEM;
+    }
+    o->next = b->owners;
+    b->owners = o;
+    b->n_owners++;
+    *ret = o;
+    return 0;
+}
+
+static int on_name_left(sd_bus_message *m, void *userdata, sd_bus_error *error)
+{
+    endpoints_bus *b = userdata;
+    const char *name, *before, *now;
+    bus_owner *o;
+
+    if (sd_bus_message_read(m, "sss", &name, &before, &now) < 0 || now[0])
+        return 0;
+    o = find_owner(b, name);
+    if (o)
+        owner_free(o);
+    return 0;
+}
+
+static void on_withdrawn(void *owner, const endpoints_entry *entry, unsigned code,
+                         const char *reason, const char *audit)
+{
+    const bus_owner *o = owner;
+
+    hybus_notice("%s of %s on the bus has ended (%u): %s", entry->spec.ns, o->name, code, reason);
+}
+
+static const registrar_road bus_road = {.withdrawn = on_withdrawn};
+
+/* --- credentials ------------------------------------------------------------------------------ */
+
+static int read_groups(sd_bus_message *m, uint32_t **ret, size_t *ret_n)
+{
+    const void *data;
+    size_t size;
+    int r;
+
+    r = sd_bus_message_enter_container(m, 'v', "au");
+    if (r < 0)
+        return r;
+    r = sd_bus_message_read_array(m, 'u', &data, &size);
+    if (r < 0)
+        return r;
+    if (size > GROUPS_MAX * sizeof(uint32_t))
+        return -E2BIG;
+    free(*ret);
+    *ret = malloc(size > 0 ? size : 1);
+    if (!*ret)
+        return -ENOMEM;
+    if (size > 0)
+        memcpy(*ret, data, size);
+    *ret_n = size / sizeof(uint32_t);
+    return sd_bus_message_exit_container(m);
+}
+
+/* The reply of GetConnectionCredentials. What is missing in it was not attested: no identity. */
+static int read_identity(sd_bus_message *m, const char *name, endpoints_identity **ret)
+{
+    _cleanup_(freep) uint32_t *gids = NULL;
+    bool has_uid = false, has_groups = false;
+    uint32_t uid = UINT32_MAX;
+    size_t n_gids = 0;
+    const char *key;
+    int r;
+
+    if (sd_bus_message_is_method_error(m, NULL))
+        return -ENOENT;
+    r = sd_bus_message_enter_container(m, 'a', "{sv}");
+    while (r >= 0 && (r = sd_bus_message_enter_container(m, 'e', "sv")) > 0) {
+        r = sd_bus_message_read(m, "s", &key);
+        if (r < 0)
+            return r;
+        if (streq(key, "UnixUserID")) {
+            r = sd_bus_message_read(m, "v", "u", &uid);
+            has_uid = r > 0;
+        } else if (streq(key, "UnixGroupIDs")) {
+            r = read_groups(m, &gids, &n_gids);
+            has_groups = r >= 0;
+        } else
+            r = sd_bus_message_skip(m, "v");
+        if (r >= 0)
+            r = sd_bus_message_exit_container(m);
+    }
+    if (r < 0)
+        return r;
+    if (!has_uid || !has_groups || uid == UINT32_MAX)
+        return -EACCES;
+    return endpoints_identity_new(uid, gids, n_gids, name, ret);
+}
+
+static int ask_credentials(endpoints_bus *b, const char *name, sd_bus_message_handler_t f,
+                           void *userdata, sd_bus_slot **ret)
+{
+    _cleanup_(sd_bus_message_unrefp) sd_bus_message *m = NULL;
+    int r;
+
+    r = sd_bus_message_new_method_call(b->bus, &m, DRIVER, "/org/freedesktop/DBus", DRIVER,
+                                       "GetConnectionCredentials");
+    if (r >= 0)
+        r = sd_bus_message_append(m, "s", name);
+    return r < 0 ? r : sd_bus_call_async(b->bus, ret, m, f, userdata, CREDENTIALS_TIMEOUT_USEC);
+}
+
+/* --- Register -----------------------------------------------------------------------------------
+ */
+
+static int error_of(unsigned code)
+{
+    switch (code) {
+    case 400:
+        return -EINVAL;
+    case 403:
+        return -EACCES;
+    case 409:
+        return -EEXIST;
+    case 429:
+        return -ENOBUFS;
+    default:
+        return -ENOKEY;
+    }
+}
+
+static void call_refuse(bus_call *c, int error, const char *reason, const char *audit)
+{
+    _cleanup_(sd_bus_error_free) sd_bus_error e = SD_BUS_ERROR_NULL;
+
+    hybus_error_set(&e, error, audit ? "%s (audit %s)" : "%s", reason, audit);
+    (void)sd_bus_reply_method_error(c->message, &e);
+    call_free(c);
+}
+
+static void on_registered(const registrar_outcome *o, void *userdata)
+{
+    bus_call *c = userdata;
+
+    c->request = NULL;
+    if (o->code != 200) {
+        call_refuse(c, error_of(o->code), strempty(o->reason), o->audit);
+        return;
+    }
+    (void)sd_bus_reply_method_return(c->message, "s", o->entry->spec.key);
+    call_free(c);
+}
+
+static int on_credentials(sd_bus_message *m, void *userdata, sd_bus_error *error)
+{
+    _cleanup_(endpoints_identity_unrefp) endpoints_identity *identity = NULL;
+    bus_call *c = userdata;
+    int r;
+
+    c->credentials = sd_bus_slot_unref(c->credentials);
+    r = read_identity(m, c->owner->name, &identity);
+    if (r < 0) {
+        call_refuse(c, -EACCES, "the caller cannot be identified", NULL);
+        return 0;
+    }
+    r = registrar_register(c->bus->registrar, &c->spec, identity, c->owner, 0, on_registered, c,
+                           &c->request);
+    if (r < 0)
+        call_refuse(c, r == -ENOBUFS ? r : -ENOKEY, "the policy could not be asked", NULL);
+    return 0;
+}
+
+static int read_rules(sd_bus_message *m, endpoints_spec *s, sd_bus_error *error)
+{
+    const char *rule;
+    int r;
+
+    r = sd_bus_message_enter_container(m, 'v', "as");
+    if (r >= 0)
+        r = sd_bus_message_enter_container(m, 'a', "s");
+    while (r >= 0 && (r = sd_bus_message_read(m, "s", &rule)) > 0) {
+        r = endpoints_spec_add_rule(s, rule, strlen(rule));
+        if (r == -EINVAL)
+            return hybus_error_set(error, r, "\"%s\" is not METHODS SUBPATH PERMISSION", rule);
+        if (r < 0)
+            return hybus_error_set(error, r, "too many rules");
+    }
+    if (r >= 0)
+        r = sd_bus_message_exit_container(m);
+    return r < 0 ? r : sd_bus_message_exit_container(m);
+}
+
+static int read_flag(sd_bus_message *m, bool *ret)
+{
+    int value, r = sd_bus_message_read(m, "v", "b", &value);
+
+    if (r > 0)
+        *ret = value;
+    return r;
+}
+
+static int read_option(sd_bus_message *m, const char *key, endpoints_spec *s, sd_bus_error *error)
+{
+    const char *value;
+    int r;
+
+    if (streq(key, "rules"))
+        return read_rules(m, s, error);
+    if (streq(key, "takeover"))
+        return read_flag(m, &s->takeover);
+    if (streq(key, "stream"))
+        return read_flag(m, &s->stream);
+    if (streq(key, "watch"))
+        return read_flag(m, &s->watch);
+    if (!streq(key, "title") && !streq(key, "key"))
+        return hybus_error_set(error, -EINVAL, "unknown option \"%s\"", key);
+    r = sd_bus_message_read(m, "v", "s", &value);
+    if (r < 0)
+        return r;
+    r = streq(key, "title") ? endpoints_spec_set_title(s, value, strlen(value))
+                            : endpoints_spec_set_key(s, value, strlen(value));
+    return r < 0 ? hybus_error_set(error, r, "option \"%s\" is not valid", key) : r;
+}
+
+static int read_register(sd_bus_message *m, endpoints_spec *s, sd_bus_error *error)
+{
+    const char *ns, *object, *sender = sd_bus_message_get_sender(m), *key;
+    int r;
+
+    r = sd_bus_message_read(m, "so", &ns, &object);
+    if (r < 0)
+        return hybus_error_set(error, -EINVAL, "expected soa{sv}");
+    s->road = ENDPOINTS_BUS;
+    if (endpoints_spec_set_namespace(s, ns, strlen(ns)) < 0)
+        return hybus_error_set(error, -EINVAL, "\"%s\" is not a namespace", ns);
+    if (endpoints_spec_set_object(s, object, strlen(object)) < 0)
+        return hybus_error_set(error, -EINVAL, "the object path is too long");
+    if (!sender || endpoints_spec_set_bus_name(s, sender, strlen(sender)) < 0)
+        return hybus_error_set(error, -EACCES, "the caller has no name on the bus");
+    r = sd_bus_message_enter_container(m, 'a', "{sv}");
+    while (r >= 0 && (r = sd_bus_message_enter_container(m, 'e', "sv")) > 0) {
+        r = sd_bus_message_read(m, "s", &key);
+        if (r >= 0)
+            r = read_option(m, key, s, error);
+        if (r >= 0)
+            r = sd_bus_message_exit_container(m);
+    }
+    if (r < 0 && !sd_bus_error_is_set(error))
+        return hybus_error_set(error, -EINVAL, "an option has the wrong type");
+    return r;
+}
+
+static int method_register(sd_bus_message *m, void *userdata, sd_bus_error *error)
+{
+    endpoints_bus *b = userdata;
+    endpoints_spec spec = {};
+    bus_owner *owner;
+    bus_call *c;
+    int r;
+
+    r = read_register(m, &spec, error);
+    if (r >= 0)
+        r = get_owner(b, spec.bus_name, &owner);
+    if (r >= 0 &&
+        (b->n_calls >= ENDPOINTS_BUS_CALLS_MAX || owner->n_calls >= ENDPOINTS_BUS_CALLS_OWNER_MAX))
+        r = hybus_error_set(error, -ENOBUFS, "too many registrations on their way");
+    if (r < 0) {
+        endpoints_spec_done(&spec);
+        return r;
+    }
+    c = calloc(1, sizeof(*c));
+    if (!c) {
+        endpoints_spec_done(&spec);
+        return -ENOMEM;
+    }
+    c->bus = b;
+    c->owner = owner;
+    c->message = sd_bus_message_ref(m);
+    c->spec = spec;
+    c->next = b->calls;
+    b->calls = c;
+    b->n_calls++;
+    owner->n_calls++;
+    r = ask_credentials(b, owner->name, on_credentials, c, &c->credentials);
+    if (r < 0) {
+        call_free(c);
+        return r;
+    }
+    return 1;
+}
+
+/* --- the other members
+ * ---------------------------------------------------------------------------- */
+
+static endpoints_entry *find_own(endpoints_bus *b, sd_bus_message *m, const char *ns)
+{
+    const char *sender = sd_bus_message_get_sender(m);
+    bus_owner *o = sender ? find_owner(b, sender) : NULL;
+    endpoints_entry *entry = o ? endpoints_find(registrar_table(b->registrar), ns) : NULL;
+
+    return entry && entry->owner == o ? entry : NULL;
+}
+
+static int method_unregister(sd_bus_message *m, void *userdata, sd_bus_error *error)
+{
+    endpoints_bus *b = userdata;
+    endpoints_entry *entry;
+    const char *ns;
+    int r;
+
+    r = sd_bus_message_read(m, "s", &ns);
+    if (r < 0)
+        return r;
+    entry = find_own(b, m, ns);
+    if (!entry)
+        return hybus_error_set(error, -ENOENT, "%s is not registered by the caller", ns);
+    endpoints_remove(registrar_table(b->registrar), entry);
+    return sd_bus_reply_method_return(m, NULL);
+}
+
+/* Printable ASCII, as header fields have it. */
+static bool text_valid(const char *s, size_t min, size_t max)
+{
+    size_t n = strlen(s);
+
+    if (n < min || n > max)
+        return false;
+    for (; *s; s++)
+        if (*s < ' ' || *s > '~')
+            return false;
+    return true;
+}
+
+static int read_value_option(sd_bus_message *m, const char *key, channel_value *v,
+                             sd_bus_error *error)
+{
+    if (streq(key, "id"))
+        return sd_bus_message_read(m, "v", "s", &v->id);
+    if (streq(key, "gone"))
+        return read_flag(m, &v->gone);
+    if (streq(key, "max-age")) {
+        v->has_max_age = true;
+        return sd_bus_message_read(m, "v", "u", &v->max_age);
+    }
+    return hybus_error_set(error, -EINVAL, "unknown option \"%s\"", key);
+}
+
+static int read_value(sd_bus_message *m, channel_value *v, sd_bus_error *error)
+{
+    const char *key;
+    int r;
+
+    r = sd_bus_message_read(m, "sss", &v->ns, &v->path, &v->content_type);
+    if (r >= 0)
+        r = sd_bus_message_enter_container(m, 'a', "{sv}");
+    while (r >= 0 && (r = sd_bus_message_enter_container(m, 'e', "sv")) > 0) {
+        r = sd_bus_message_read(m, "s", &key);
+        if (r >= 0)
+            r = read_value_option(m, key, v, error);
+        if (r >= 0)
+            r = sd_bus_message_exit_container(m);
+    }
+    if (r >= 0)
+        r = sd_bus_message_exit_container(m);
+    if (r >= 0)
+        r = sd_bus_message_read_array(m, 'y', &v->body, &v->size);
+    if (r < 0)
+        return sd_bus_error_is_set(error) ? r
+                                          : hybus_error_set(error, -EINVAL, "expected sssa{sv}ay");
+    if (v->path[0] != '/' || !text_valid(v->path, 1, ENDPOINTS_NOTIFY_PATH_MAX))
+        return hybus_error_set(error, -EINVAL, "the path starts with / and has at most %u bytes",
+                               ENDPOINTS_NOTIFY_PATH_MAX);
+    if (!text_valid(v->content_type, 0, 255) || (v->id && !text_valid(v->id, 1, 128)))
+        return hybus_error_set(error, -EINVAL, "content type or id is not valid");
+    if (v->size > ENDPOINTS_NOTIFY_MAX)
+        return hybus_error_set(error, -ENOBUFS, "a value has at most %u bytes",
+                               ENDPOINTS_NOTIFY_MAX);
+    return 0;
+}
+
+static int method_notify(sd_bus_message *m, void *userdata, sd_bus_error *error)
+{
+    endpoints_bus *b = userdata;
+    channel_value v = {};
+    int r;
+
+    r = read_value(m, &v, error);
+    if (r < 0)
+        return r;
+    if (!find_own(b, m, v.ns))
+        return hybus_error_set(error, -ENOENT, "%s is not registered by the caller", v.ns);
+    r = channel_notify(b->channel, &v);
+    if (r < 0)
+        return hybus_error_set(error, -ENOBUFS, "a server does not keep up; try later");
+    return sd_bus_reply_method_return(m, NULL);
+}
+
+static int method_list(sd_bus_message *m, void *userdata, sd_bus_error *error)
+{
+    _cleanup_(sd_bus_message_unrefp) sd_bus_message *reply = NULL;
+    endpoints_bus *b = userdata;
+    endpoints_cursor cursor = {};
+    const endpoints_entry *e;
+    int r;
+
+    r = sd_bus_message_new_method_return(m, &reply);
+    if (r >= 0)
+        r = sd_bus_message_open_container(reply, 'a', "(ssussb)");
+    while (r >= 0 && (e = endpoints_next(registrar_table(b->registrar), &cursor))) {
+        const endpoints_spec *s = &e->spec;
+        const char *owner = s->road == ENDPOINTS_BUS     ? s->bus_name
+                            : s->road == ENDPOINTS_START ? s->unit
+                                                         : "";
+        r = sd_bus_message_append(reply, "(ssussb)", s->ns, strempty(s->title), s->uid,
+                                  endpoints_road_name(s->road), owner, e->owner != NULL);
+    }
+    if (r >= 0)
+        r = sd_bus_message_close_container(reply);
+    return r < 0 ? r : sd_bus_send(NULL, reply, NULL);
+}
+
+static int method_list_servers(sd_bus_message *m, void *userdata, sd_bus_error *error)
+{
+    _cleanup_(sd_bus_message_unrefp) sd_bus_message *reply = NULL;
+    endpoints_bus *b = userdata;
+    channel_server s;
+    int r;
+
+    r = sd_bus_message_new_method_return(m, &reply);
+    if (r >= 0)
+        r = sd_bus_message_open_container(reply, 'a', "(sssb)");
+    for (size_t i = 0; r >= 0 && channel_server_at(b->channel, i, &s); i++)
+        r = sd_bus_message_append(reply, "(sssb)", s.name, s.protocol, s.socket, true);
+    if (r >= 0)
+        r = sd_bus_message_close_container(reply);
+    return r < 0 ? r : sd_bus_send(NULL, reply, NULL);
+}
+
+static int property_revision(sd_bus *bus, const char *path, const char *interface,
+                             const char *property, sd_bus_message *reply, void *userdata,
+                             sd_bus_error *error)
+{
+    endpoints_bus *b = userdata;
+
+    return sd_bus_message_append(reply, "t", endpoints_revision(registrar_table(b->registrar)));
+}
+
+static const sd_bus_vtable vtable[] = {
+    SD_BUS_VTABLE_START(0),
+    SD_BUS_METHOD_WITH_ARGS("Register", SD_BUS_ARGS("s", namespace, "o", object, "a{sv}", options),
+                            SD_BUS_RESULT("s", key), method_register, SD_BUS_VTABLE_UNPRIVILEGED),
+    SD_BUS_METHOD_WITH_ARGS("Unregister", SD_BUS_ARGS("s", namespace), SD_BUS_NO_RESULT,
+                            method_unregister, SD_BUS_VTABLE_UNPRIVILEGED),
+    SD_BUS_METHOD_WITH_ARGS(
+        "Notify",
+        SD_BUS_ARGS("s", namespace, "s", path, "s", content_type, "a{sv}", options, "ay", body),
+        SD_BUS_NO_RESULT, method_notify, SD_BUS_VTABLE_UNPRIVILEGED),
+    SD_BUS_METHOD_WITH_ARGS("List", SD_BUS_NO_ARGS, SD_BUS_RESULT("a(ssussb)", endpoints),
+                            method_list, SD_BUS_VTABLE_UNPRIVILEGED),
+    SD_BUS_METHOD_WITH_ARGS("ListServers", SD_BUS_NO_ARGS, SD_BUS_RESULT("a(sssb)", servers),
+                            method_list_servers, SD_BUS_VTABLE_UNPRIVILEGED),
+    SD_BUS_PROPERTY("Revision", "t", property_revision, 0,
+                    SD_BUS_VTABLE_PROPERTY_EMITS_INVALIDATION),
+    SD_BUS_VTABLE_END,
+};
+
+/* --- after a restart
+ * ------------------------------------------------------------------------------ */
+
+static void adopt_next(endpoints_bus *b);
+
+/* A unique name is never given twice in the life of a bus: who bears it is who registered. */
+static int adopt(endpoints_bus *b, const endpoints_spec *wanted, sd_bus_message *m)
+{
+    _cleanup_(endpoints_identity_unrefp) endpoints_identity *identity = NULL;
+    const endpoints_entry *e = endpoints_find(registrar_table(b->registrar), wanted->ns);
+    bus_owner *owner;
+    int r;
+
+    /* The table may have moved on while the bus was asked. */
+    if (!e || e->owner || !e->spec.bus_name || !streq(e->spec.bus_name, wanted->bus_name))
+        return 0;
+    r = read_identity(m, wanted->bus_name, &identity);
+    if (r >= 0 && identity->uid != e->spec.uid)
+        r = -EACCES;
+    if (r >= 0)
+        r = get_owner(b, wanted->bus_name, &owner);
+    return r < 0 ? r : registrar_adopt(b->registrar, wanted->ns, identity, owner);
+}
+
+static int on_holder(sd_bus_message *m, void *userdata, sd_bus_error *error)
+{
+    endpoints_bus *b = userdata;
+    const endpoints_spec *wanted = &b->adopt[b->adopt_at++];
+    int r;
+
+    b->adopting = sd_bus_slot_unref(b->adopting);
+    r = adopt(b, wanted, m);
+    if (r < 0)
+        hybus_log_errno(LOG_NOTICE, r, "%s on the bus has gone with %s", wanted->ns,
+                        wanted->bus_name);
+    adopt_next(b);
+    return 0;
+}
+
+/* One after the other: few, and the bus limits open calls. What nobody is found for expires. */
+static void adopt_next(endpoints_bus *b)
+{
+    if (b->adopt_at < b->n_adopt &&
+        ask_credentials(b, b->adopt[b->adopt_at].bus_name, on_holder, b, &b->adopting) < 0)
+        hybus_warning("Cannot look for the apps on the bus; they have to register again");
+}
+
+static int adopt_list(endpoints_bus *b)
+{
+    const endpoints_entry *e;
+    int r = 0;
+
+    b->adopt = calloc(ENDPOINTS_MAX, sizeof(*b->adopt));
+    if (!b->adopt)
+        return -ENOMEM;
+    for (size_t i = 0; r >= 0; i++) {
+        endpoints_spec *to = &b->adopt[b->n_adopt];
+        e = endpoints_registration_at(registrar_table(b->registrar), i);
+        if (!e)
+            break;
+        if (e->owner || e->spec.road != ENDPOINTS_BUS)
+            continue;
+        b->n_adopt++;
+        r = endpoints_spec_set_namespace(to, e->spec.ns, strlen(e->spec.ns));
+        if (r >= 0)
+            r = endpoints_spec_set_bus_name(to, e->spec.bus_name, strlen(e->spec.bus_name));
+    }
+    return r;
+}
+
+static void on_moved(void *userdata)
+{
+    endpoints_bus *b = userdata;
+
+    (void)sd_bus_emit_properties_changed(b->bus, ENDPOINTS_BUS_PATH, ENDPOINTS_BUS_NAME, "Revision",
+                                         NULL);
+}
+
+int endpoints_bus_new(sd_bus *bus, registrar *g, channel *c, endpoints_bus **ret)
+{
+    _cleanup_(endpoints_bus_freep) endpoints_bus *b = calloc(1, sizeof(*b));
+    int r;
+
+    if (!b)
+        return -ENOMEM;
+    b->bus = sd_bus_ref(bus);
+    b->registrar = g;
+    b->channel = c;
+    r = sd_bus_add_object_vtable(bus, &b->object, ENDPOINTS_BUS_PATH, ENDPOINTS_BUS_NAME, vtable,
+                                 b);
+    if (r >= 0)
+        r = sd_bus_add_match_async(bus, &b->left,
+                                   "type='signal',sender='" DRIVER
+                                   "',path='/org/freedesktop/DBus',interface='" DRIVER
+                                   "',member='NameOwnerChanged',arg2=''",
+                                   on_name_left, NULL, b);
+    if (r >= 0)
+        r = adopt_list(b);
+    if (r < 0)
+        return r;
+    registrar_set_road(g, ENDPOINTS_BUS, &bus_road);
+    registrar_set_moved(g, on_moved, b);
+    adopt_next(b);
+    *ret = TAKE_PTR(b);
+    return 0;
+}
+
+void endpoints_bus_free(endpoints_bus *b)
+{
+    if (!b)
+        return;
+    registrar_set_road(b->registrar, ENDPOINTS_BUS, NULL);
+    registrar_set_moved(b->registrar, NULL, NULL);
+    while (b->owners)
+        owner_free(b->owners);
+    for (size_t i = 0; i < b->n_adopt; i++)
+        endpoints_spec_done(&b->adopt[i]);
+    free(b->adopt);
+    sd_bus_slot_unref(b->adopting);
+    sd_bus_slot_unref(b->left);
+    sd_bus_slot_unref(b->object);
+    sd_bus_unref(b->bus);
+    free(b);
+}
