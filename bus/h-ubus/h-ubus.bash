@@ -6,16 +6,16 @@ _h_ubus_words() {
 }
 
 _h_ubus() {
-    local verbs="list call get set listen subscribe send wait_for monitor"
+    local verbs="list call get set listen subscribe send wait_for monitor respond"
     local options="--help --version --address --user --system --timeout --compact --pretty --quiet
-        --verbose --all --objects --signature --destination --count --interfaces"
+        --verbose --all --objects --signature --destination --count --interfaces --endpoint"
     local cur=${COMP_WORDS[COMP_CWORD]} verb= name= bus=() i word
     for ((i = 1; i < COMP_CWORD; i++)); do
         word=${COMP_WORDS[i]}
         case $word in
         --user | --system | --address=*) bus+=("$word") ;;
         --address) bus+=("--address=${COMP_WORDS[++i]}") ;;
-        -t | -s | -d | -n | --timeout | --signature | --destination | --count | --interfaces) ((i++)) ;;
+        -t | -s | -d | -n | --timeout | --signature | --destination | --count | --interfaces | --endpoint) ((i++)) ;;
         -*) ;;
         *) if [[ -z $verb ]]; then verb=$word; elif [[ -z $name ]]; then name=$word; fi ;;
         esac

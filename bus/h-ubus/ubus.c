@@ -22,6 +22,8 @@ static const struct verb {
     {"wait_for", "NAME…", "wait until all names have owners", "", 1, 64, verb_wait_for},
     {"monitor", "[RULE…]", "show all messages (needs the right to monitor)", "n", 0, 64,
      verb_monitor},
+    {"respond", "--endpoint=/NAME [--] COMMAND…", "answer requests with a command, as by CGI", "E",
+     1, 256, verb_respond},
 };
 
 static const struct option options[] = {
@@ -41,6 +43,7 @@ static const struct option options[] = {
     {"destination", required_argument, NULL, 'd'},
     {"count", required_argument, NULL, 'n'},
     {"interfaces", required_argument, NULL, 'I'},
+    {"endpoint", required_argument, NULL, 'E'},
     {},
 };
 static const char short_options[] = "+ht:SPqvaos:d:n:";
@@ -64,6 +67,7 @@ static int help(void)
            "  -n, --count=N            listen, subscribe, monitor: end after so many\n"
            "      --address=ADDRESS    another bus\n"
            "      --user, --system     bus of the user, or of the system (the default)\n"
+           "      --endpoint=/NAME     respond: the namespace\n"
            "      --interfaces=DIR     read interface files here only\n"
            "      --help, --version\n\n"
            "Exit: 0 done, 1 remote error, 2 usage, 3 not found, 4 denied, 5 timeout, 6 no bus,\n"
@@ -153,6 +157,9 @@ static int parse_options(ubus *u, int argc, char *argv[], char given[static 64])
         case 'n':
             if (!parse_count(optarg, &u->count))
                 return -ubus_usage_error("'%s' is not a count", optarg);
+            break;
+        case 'E':
+            u->endpoint = optarg;
             break;
         case 'I':
             u->interfaces = optarg;

@@ -26,8 +26,8 @@ enum {
 typedef struct ubus {
     sd_bus *bus;
     const char *address, *signature, *destination, *interfaces;
-    const char *endpoint, *object, *title;
-    bool user, verbose, all, objects, quiet, takeover;
+    const char *endpoint;
+    bool user, verbose, all, objects, quiet;
     bool pretty;
     uint64_t timeout_usec; /* UINT64_MAX: for ever */
     bool timeout_given;
@@ -79,6 +79,7 @@ int verb_listen(ubus *u, int argc, char *argv[]);
 int verb_subscribe(ubus *u, int argc, char *argv[]);
 int verb_wait_for(ubus *u, int argc, char *argv[]);
 int verb_monitor(ubus *u, int argc, char *argv[]);
+int verb_respond(ubus *u, int argc, char *argv[]);
 
 static inline _unused_ void sd_bus_message_unrefp_(sd_bus_message **m)
 {

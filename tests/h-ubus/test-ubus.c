@@ -83,6 +83,33 @@ static const sd_bus_vtable vtable[] = {
     SD_BUS_VTABLE_END,
 };
 
+static char *responder;
+
+static int method_register(sd_bus_message *m, void *userdata, sd_bus_error *error)
+{
+    const char *name, *object;
+
+    if (sd_bus_message_read(m, "so", &name, &object) < 0)
+        return -EINVAL;
+    if (streq(name, "/taken"))
+        return sd_bus_error_set(error, "org.hybridos.Error.AccessDenied", "not yours");
+    free(responder);
+    responder = strdup(sd_bus_message_get_sender(m));
+    return sd_bus_reply_method_return(m, "s", "key");
+}
+
+static int method_responder(sd_bus_message *m, void *userdata, sd_bus_error *error)
+{
+    return sd_bus_reply_method_return(m, "s", strempty(responder));
+}
+
+static const sd_bus_vtable registrar[] = {
+    SD_BUS_VTABLE_START(SD_BUS_VTABLE_HIDDEN),
+    SD_BUS_METHOD("Register", "soa{sv}", "s", method_register, SD_BUS_VTABLE_UNPRIVILEGED),
+    SD_BUS_METHOD("Responder", "", "s", method_responder, SD_BUS_VTABLE_UNPRIVILEGED),
+    SD_BUS_VTABLE_END,
+};
+
 static const sd_bus_vtable other[] = {
     SD_BUS_VTABLE_START(0),
     SD_BUS_METHOD("Only", "", "s", method_hang, SD_BUS_VTABLE_UNPRIVILEGED),
@@ -124,6 +151,11 @@ static int serve(int ready)
                                      &level);
     if (r >= 0)
         r = sd_bus_add_object_vtable(bus, NULL, "/other", "org.example.Other1", other, NULL);
+    if (r >= 0)
+        r = sd_bus_add_object_vtable(bus, NULL, "/org/hybridos/Endpoints1",
+                                     "org.hybridos.Endpoints1", registrar, NULL);
+    if (r >= 0)
+        r = sd_bus_request_name(bus, "org.hybridos.Endpoints1", 0);
     if (r >= 0)
         r = sd_bus_add_filter(bus, NULL, hostile, NULL);
     if (r >= 0)
@@ -435,6 +467,59 @@ static void test_monitor(void **state)
     assert_non_null(strstr(monitor.output, "\"args\":[3,4]"));
 }
 
+static void answer(const char *script, const char *options, const char *body, const char *wanted)
+{
+    _cleanup_(freep) char *request = NULL, *name = NULL;
+    static child r;
+
+    child_start(&r, ARGS("respond", "--endpoint=/hello", "--", "sh", "-c", script));
+    child_read(&r, "registered");
+    expect(0, NULL, NULL,
+           ARGS("call", "-s", "", "org.hybridos.Endpoints1", "org.hybridos.Endpoints1.Responder"));
+    name = strndup(last.output + 1, strlen(last.output) - 3);
+    assert_true(asprintf(&request,
+                         "[{\"id\":\"r1\",\"namespace\":\"/hello\",\"protocol\":\"HTTP/2\","
+                         "\"method\":\"POST\",\"path\":\"/hello/a b\",\"query\":\"q=1\"%s},\"%s\"]",
+                         options, body) > 0);
+    expect(
+        0, wanted, NULL,
+        ARGS("call", name, "/org/hybridos/Responder1", "org.hybridos.Responder1.Handle", request));
+    kill(r.pid, SIGTERM);
+    assert_int_equal(child_end(&r), 0);
+}
+
+static void test_respond(void **state)
+{
+    /* "hi" in, text out. */
+    answer("cat", "", "aGk=",
+           "[200,[[\"content-type\",\"text/plain; charset=utf-8\"]],"
+           "{\"body\":{\"type\":\"ay\",\"value\":\"aGk=\"}}]\n");
+    answer("printf 'Status: 404 Nope\\r\\nContent-Type: a/b\\r\\n\\r\\nhi'", "", "",
+           "[404,[[\"content-type\",\"a/b\"]],{\"body\":{\"type\":\"ay\",\"value\":\"aGk=\"}}]\n");
+    answer(
+        "[ \"$REQUEST_METHOD $SCRIPT_NAME$PATH_INFO?$QUERY_STRING $HTTP_X_A $CONTENT_TYPE "
+        "$CONTENT_LENGTH $REMOTE_ADDR ${HTTP_PROXY-none}\" = "
+        "'POST /hello/a b?q=1 v, w t/x 2 192.0.2.7 none' ] && printf hi",
+        ",\"peer\":\"192.0.2.7:4711\",\"headers\":{\"type\":\"a(ss)\",\"value\":[[\"x-a\",\"v\"],"
+        "[\"content-type\",\"t/x\"],[\"proxy\",\"evil\"],[\"x-a\",\"w\"],[\"x_a\",\"evil\"]]}",
+        "aGk=",
+        "[200,[[\"content-type\",\"text/plain; charset=utf-8\"]],"
+        "{\"body\":{\"type\":\"ay\",\"value\":\"aGk=\"}}]\n");
+
+#define PLAIN(status, body)                                                                        \
+    "[" status ",[[\"content-type\",\"text/plain; charset=utf-8\"]],{\"body\":{\"type\":\"ay\","   \
+    "\"value\":\"" body "\"}}]\n"
+    answer("exit 1", "", "", PLAIN("500", "VGhlIGNvbW1hbmQgZmFpbGVkLgo="));
+    answer("kill -9 $$", "", "", PLAIN("502", "VGhlIGNvbW1hbmQgd2FzIGtpbGxlZC4K"));
+    answer("sleep 1000", ",\"deadline\":{\"type\":\"u\",\"value\":100}", "",
+           PLAIN("504", "VGhlIGNvbW1hbmQgdG9vayB0b28gbG9uZy4K"));
+    answer("yes", "", "", PLAIN("502", "VGhlIGNvbW1hbmQgd3JvdGUgdG9vIG11Y2guCg=="));
+    answer("printf 'A: b\\033\\n\\nhi'", "", "",
+           PLAIN("502", "VGhlIGNvbW1hbmQgd3JvdGUgaGVhZGVycyB0aGF0IGNhbm5vdCBiZSBzZW50Lgo="));
+    expect(4, "", "not yours", ARGS("respond", "--endpoint=/taken", "true"));
+    expect(2, "", "needs --endpoint", ARGS("respond", "true"));
+}
+
 int main(int argc, char *argv[])
 {
     const struct CMUnitTest tests[] = {
@@ -442,7 +527,7 @@ int main(int argc, char *argv[])
         cmocka_unit_test(test_call),       cmocka_unit_test(test_errors),
         cmocka_unit_test(test_properties), cmocka_unit_test(test_hostile),
         cmocka_unit_test(test_signals),    cmocka_unit_test(test_wait_for),
-        cmocka_unit_test(test_monitor),
+        cmocka_unit_test(test_monitor),    cmocka_unit_test(test_respond),
     };
 
     assert_true(argc == 3);
