@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include <fcntl.h>
 #include <hybus/daemon.h>
 #include <hybus/log.h>
 #include <jansson.h>
@@ -73,10 +74,12 @@ static int open_socket(const SecuritySettings *s)
 
     if (n > 1)
         return -EINVAL;
-    if (n == 1)
-        return sd_is_socket(SD_LISTEN_FDS_START, AF_UNIX, SOCK_SEQPACKET, 1) > 0
-                   ? SD_LISTEN_FDS_START
-                   : -EINVAL;
+    if (n == 1) {
+        if (sd_is_socket(SD_LISTEN_FDS_START, AF_UNIX, SOCK_SEQPACKET, 1) <= 0)
+            return -EINVAL;
+        /* systemd passes it blocking: the accept after the last one would stop us for good. */
+        return fcntl(SD_LISTEN_FDS_START, F_SETFL, O_NONBLOCK) < 0 ? -errno : SD_LISTEN_FDS_START;
+    }
     if (asprintf(&path, "%s/agent.sock", s->runtime_directory) < 0) {
         path = NULL;
         return -ENOMEM;
