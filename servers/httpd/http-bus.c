@@ -177,9 +177,21 @@ static int on_security_changed(sd_bus_message *m, void *userdata, sd_bus_error *
     return 0;
 }
 
+/* Whatever the policy has become, a claim may be part of it. Nothing of ours has to be cut for it. */
+static void on_policy_changed(hybus_agent *agent, uint64_t generation, void *userdata)
+{
+    Http *h = userdata;
+
+    hybus_agent_settled(agent, on_policy_changed, h, generation);
+    ask_claimed(h->listeners_userdata, h);
+}
+
 static int follow_claimed(Http *h, sd_bus *bus)
 {
-    int r;
+    int r = h->agent ? hybus_agent_add_changed(h->agent, on_policy_changed, h) : 0;
+
+    if (r < 0)
+        return r;
 
     r = sd_bus_match_signal_async(bus, NULL, SECURITY, SECURITY_OBJECT,
                                   "org.freedesktop.DBus.Properties", "PropertiesChanged",
