@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include <fcntl.h>
 #include <hybus/daemon.h>
 #include <hybus/log.h>
 #include <systemd/sd-daemon.h>
@@ -65,6 +66,9 @@ static int take_socket(int *ret)
     if (*ret < 0)
         return hybus_log_errno(LOG_ERR, n < 0 ? n : -ENOTSOCK,
                                "No socket came from h-endpointd.socket; start that unit");
+    /* systemd hands listening sockets over blocking, and accepting drains them. */
+    if (fcntl(*ret, F_SETFL, O_NONBLOCK) < 0)
+        return hybus_log_errno(LOG_ERR, -errno, "Cannot use the socket of h-endpointd.socket");
     return 0;
 }
 
