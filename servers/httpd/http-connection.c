@@ -346,14 +346,19 @@ static void sweep_bodies(Http *h)
         http_connection_kill(b.worst->callbacks->get_socket(b.worst)->on_close.data);
 }
 
-/* Streams that ended before they became a request never come to a handler: their numbers tell. */
-static int count_streams(h2o_req_t *req, void *userdata)
+/* Streams that ended before they became a request never come to a handler: their numbers tell. Most
+ * of such a connection's time none is open, so this walks connections, not streams. */
+static void count_streams(Http *h)
 {
-    h2o_http2_conn_t *conn = (h2o_http2_conn_t *)req->conn;
-    HttpConnection *c = conn->sock->on_close.data;
+    h2o_linklist_t *all = &h->context.http2._conns;
 
-    c->streams_seen = (conn->pull_stream_ids.max_open + 1) / 2;
-    return 0;
+    for (h2o_linklist_t *at = all->next; at != all; at = at->next) {
+        h2o_http2_conn_t *conn = H2O_STRUCT_FROM_MEMBER(h2o_http2_conn_t, _conns, at);
+        HttpConnection *c = conn->sock ? conn->sock->on_close.data : NULL;
+
+        if (c)
+            c->streams_seen = (conn->pull_stream_ids.max_open + 1) / 2;
+    }
 }
 
 static void sweep_connection(HttpConnection *c, uint64_t now)
@@ -392,7 +397,7 @@ void http_connections_sweep(Http *h)
     h->swept_usec = now;
     if (!h->connections)
         return;
-    H2O_HTTP2_CALLBACKS.foreach_request(&h->context, count_streams, NULL);
+    count_streams(h);
     for (HttpConnection *c = h->connections; c; c = c->next)
         if (!c->dying)
             sweep_connection(c, now);
