@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "agent-socket.h"
 
+#include <fcntl.h>
 #include <hybus/agent.h>
 #include <hybus/error.h>
 #include <hybus/log.h>
@@ -1085,6 +1086,9 @@ int agent_socket_new(sd_event *event, Security *security, int fd, AgentSocket **
     if (!a->buffer)
         return -ENOMEM;
     a->expired_until = store_now(security->store);
+    /* A socket that systemd hands over is a blocking one. */
+    if (fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK) < 0)
+        return -errno;
     r = sd_event_add_io(event, &a->io, fd, EPOLLIN, on_accept, a);
     if (r >= 0)
         r = sd_event_add_defer(event, &a->settled, on_settled, a);
