@@ -906,7 +906,7 @@ static int suggest(const Subject *subject, const Question *q, const Verdict *v, 
     else if (!subject->remote && !subject->group_only && !uid_may_hold(subject->uid))
         n = asprintf(ret, "%s", "give the program a user of its own");
     else
-        n = asprintf(ret, "h-policy grant --to %s %s", name, q->permission);
+        n = asprintf(ret, "h-policy grant %s %s", name, q->permission);
     if (n < 0) {
         *ret = NULL;
         return -ENOMEM;
