@@ -154,7 +154,8 @@ def size(build, say):
 
 def mediation(build, say):
     """The cost of the filter on a hit, on a miss, and of asking at every call."""
-    return printed_json([program(build, 'tests/bench/mediation/bench-mediation')])
+    figures = printed_json([program(build, 'tests/bench/mediation/bench-mediation')])
+    return {'rows': [{'name': name, 'value': value} for name, value in figures.items()], 'ratios': {}}
 
 
 BENCHES = {f.__name__: f for f in (mediation, responder, idle, boot, size)}

@@ -53,12 +53,17 @@ fastcgi.server = ("/" => (("socket" => "{dir}/fcgi.sock", "check-local" => "disa
 """
 
 
+class Refused(Exception):
+    """A server that did not answer everything with 2xx has no rate; its row says what came instead."""
+
+
 def h2load(url, requests):
     """Seconds that `requests` took, and their mean latency; every answer has to be a 2xx."""
     out = subprocess.run(["h2load", "-c8", "-m16", "-t1", f"-n{requests}", url], check=True, text=True,
                          stdout=subprocess.PIPE).stdout
     if not re.search(rf"status codes: {requests} 2xx", out):
-        raise SystemExit(f"responder: {url} did not answer everything with 2xx:\n{out}")
+        codes = re.search(r"status codes: .*", out)
+        raise Refused(f"of {requests}: {codes[0] if codes else out}")
     took = re.search(r"finished in ([0-9.]+)(ms|s|us)", out)
     mean = re.search(r"time for request:\s+\S+\s+\S+\s+(\S+)", out)[1]
     return float(took[1]) * {"s": 1, "ms": 1e-3, "us": 1e-6}[took[2]], mean
@@ -107,27 +112,31 @@ def main():
             subprocess.run(["curl", "-ksf", "--retry", "20", "--retry-connrefused", "--retry-all-errors",
                             "--retry-delay", "1", "-o", "/dev/null", url], check=True)
         rates = {name: [] for name in cases}
-        means = {}
+        means, refused = {}, {}
         for _ in range(ROUNDS):
             for name, url in cases.items():
-                rate, means[name] = load(url, SECONDS)
-                rates[name].append(rate)
+                if name in refused:
+                    continue
+                try:
+                    rate, means[name] = load(url, SECONDS)
+                    rates[name].append(rate)
+                except Refused as reason:
+                    refused[name] = str(reason)
     finally:
         for process in running:
             process.send_signal(signal.SIGTERM)
         for process in running:
             process.wait()
-    medians = {name: statistics.median(r) for name, r in rates.items()}
-    json.dump({"unit": "requests/s", "rounds": ROUNDS,
-               "rows": [{"name": n, "median": round(medians[n]), "min": round(min(r)), "max": round(max(r)),
-                         "mean latency": means[n]} for n, r in rates.items()],
-               "ratios": {"channel : nginx best (budget >= 4)":
-                          round(medians["h-httpd, channel"] / medians["nginx + FastCGI, best"], 2),
-                          "bus : nginx default (budget >= 1)":
-                          round(medians["h-httpd, bus"] / medians["nginx + FastCGI, default"], 2),
-                          "channel : lighttpd":
-                          round(medians["h-httpd, channel"] / medians["lighttpd + FastCGI"], 2)}},
-              sys.stdout, indent=2)
+    medians = {name: statistics.median(r) for name, r in rates.items() if name not in refused}
+    rows = [{"name": n, "median": round(medians[n]), "min": round(min(rates[n])), "max": round(max(rates[n])),
+             "mean latency": means[n]} if n in medians else {"name": n, "median": "refused", "why": refused[n]}
+            for n in cases]
+    pairs = {"channel : nginx best (budget >= 4)": ("h-httpd, channel", "nginx + FastCGI, best"),
+             "bus : nginx default (budget >= 1)": ("h-httpd, bus", "nginx + FastCGI, default"),
+             "channel : lighttpd": ("h-httpd, channel", "lighttpd + FastCGI")}
+    ratios = {what: round(medians[a] / medians[b], 2) for what, (a, b) in pairs.items()
+              if a in medians and b in medians}
+    json.dump({"unit": "requests/s", "rounds": ROUNDS, "rows": rows, "ratios": ratios}, sys.stdout, indent=2)
     print()
 
 
