@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "daemon.h"
 
+#include <fcntl.h>
 #include <getopt.h>
 #include <signal.h>
 #include <sys/stat.h>
@@ -28,6 +29,8 @@ struct hybus_daemon {
     hybus_mediator *mediator;
     sd_event_source *idle;
     uint64_t holds, calls, calls_at_idle;
+    char **passed; /* names of the sockets from systemd; NULL: given to somebody */
+    int n_passed;  /* -1: not asked for yet */
     bool check_config, started, stopping, finished;
 };
 
@@ -210,6 +213,44 @@ static int set_up_loop(hybus_daemon *d)
     return r;
 }
 
+/* --- sockets from systemd --------------------------------------------------------------------- */
+
+static void passed_done(hybus_daemon *d)
+{
+    for (int i = 0; i < d->n_passed; i++) {
+        if (d->passed[i]) /* nobody wanted it */
+            close(SD_LISTEN_FDS_START + i);
+        free(d->passed[i]);
+    }
+    free(d->passed);
+}
+
+int hybus_daemon_listen_fd(hybus_daemon *d, const char *name, int family, int type)
+{
+    int i = 0, fd, r;
+
+    if (d->n_passed < 0) {
+        r = sd_listen_fds_with_names(true, &d->passed);
+        if (r < 0)
+            return r;
+        d->n_passed = r;
+    }
+    while (i < d->n_passed && (!d->passed[i] || (name && !streq(d->passed[i], name))))
+        i++;
+    if (i == d->n_passed)
+        return -ENOENT;
+    fd = SD_LISTEN_FDS_START + i;
+    r = sd_is_socket(fd, family, type, true);
+    if (r <= 0)
+        return r < 0 ? r : -EPROTOTYPE;
+    /* systemd passes it blocking: accepting all there is would wait in the last accept. */
+    r = fcntl(fd, F_GETFL);
+    if (r < 0 || fcntl(fd, F_SETFL, r | O_NONBLOCK) < 0)
+        return -errno;
+    free(TAKE_PTR(d->passed[i]));
+    return fd;
+}
+
 /* --- arguments ------------------------------------------------------------------------------- */
 
 static void help(const hybus_daemon_info *info)
@@ -277,6 +318,7 @@ int hybus_daemon_new(const hybus_daemon_info *info, int argc, char *argv[], hybu
     if (!d)
         return hybus_log_errno(LOG_ERR, -ENOMEM, "Cannot start");
     d->info = info;
+    d->n_passed = -1;
     snprintf(d->name, sizeof d->name, "org.hybridos.%s1", info->concept);
 
     r = parse_arguments(d, argc, argv);
@@ -309,6 +351,7 @@ void hybus_daemon_free(hybus_daemon *d)
     if (!d)
         return;
     sd_event_source_disable_unref(d->idle);
+    passed_done(d);
     hybus_mediator_free(d->mediator);
     hybus_agent_free(d->agent);
     sd_bus_flush_close_unref(d->bus);

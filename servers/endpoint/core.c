@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <sys/random.h>
-#include <systemd/sd-daemon.h>
 
 #include "core.h"
 
@@ -102,20 +101,6 @@ void core_agent_changed(hybus_agent *a, uint64_t generation, void *userdata)
     principals_changed(c);
 }
 
-static int take_listener(endpoint_core *c)
-{
-    char **names = NULL;
-    int n = sd_listen_fds_with_names(false, &names);
-
-    for (int i = 0; i < n; i++) {
-        if (c->listen_fd < 0 && streq(names[i], "channel"))
-            c->listen_fd = SD_LISTEN_FDS_START + i;
-        free(names[i]);
-    }
-    free(names);
-    return n < 0 ? n : 0;
-}
-
 static int core_open(endpoint_core *c, const endpoint_options *o)
 {
     permission *first;
@@ -138,8 +123,6 @@ static int core_open(endpoint_core *c, const endpoint_options *o)
         r = permission_get(&c->table, "endpoint.list", &first);
     if (r >= 0)
         r = hybus_agent_add_changed(c->agent, core_agent_changed, c);
-    if (r >= 0 && c->listen_fd < 0 && !o->registrar_path)
-        r = take_listener(c);
     if (r >= 0 && c->listen_fd >= 0)
         r = link_listen(c);
     if (r >= 0)

@@ -38,14 +38,13 @@ typedef struct endpoint_settings {
 } endpoint_settings;
 
 /* `server` is the component ("httpd": /run/hybridos/servers/h-httpd.sock, whose listening socket is
- * taken from systemd under the descriptor name "channel"), `protocol` what requests are labelled
- * with. NULL paths: the real ones. `bus` may be NULL in tests: no bus road then. */
+ * `listen_fd`, as hybus_daemon_listen_fd() gives it), `protocol` what requests are labelled with. NULL paths: the real ones. `bus` may be NULL in tests: no bus road then. */
 typedef struct endpoint_options {
     const char *server, *protocol;
     sd_event *event;
     sd_bus *bus;
     hybus_agent *agent;
-    int listen_fd;              /* taken over; -1: none */
+    int listen_fd;              /* nonblocking; taken over; -1: none */
     const char *registrar_path;
     endpoint_settings settings; /* zero members mean the default */
 } endpoint_options;

@@ -635,10 +635,5 @@ static int on_accept(sd_event_source *s, int fd, uint32_t revents, void *userdat
 
 int link_listen(endpoint_core *c)
 {
-    int flags = fcntl(c->listen_fd, F_GETFL);
-
-    /* Another of our wakeups may have taken the connection: accept must not wait for the next. */
-    if (flags < 0 || fcntl(c->listen_fd, F_SETFL, flags | O_NONBLOCK) < 0)
-        return -errno;
     return sd_event_add_io(c->event, &c->listen_source, c->listen_fd, EPOLLIN, on_accept, c);
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <hybus/daemon.h>
 #include <hybus/log.h>
-#include <systemd/sd-daemon.h>
+#include <sys/socket.h>
 
 #include "http-bus.h"
 
@@ -51,26 +51,32 @@ static int stop(hybus_daemon *d, void *userdata)
     return http_drain(m->http, drained, d);
 }
 
-/* The channel's socket goes to the core, "tls" and "plain" are ours. */
-static int take_sockets(Http *h, int *ret_channel)
+static int pass_sockets(Manager *m, const char *name, bool tls)
 {
-    char **names = NULL;
-    int n, r = 0;
+    int fd = -ENOENT, r = 0;
 
-    *ret_channel = -1;
-    n = sd_listen_fds_with_names(1, &names);
-    if (n < 0)
-        return hybus_log_errno(LOG_ERR, n, "cannot take the sockets from systemd");
-    for (int i = 0; i < n && r >= 0; i++) {
-        if (streq(names[i], "channel"))
-            *ret_channel = SD_LISTEN_FDS_START + i;
-        else
-            r = http_listen_pass(h, SD_LISTEN_FDS_START + i, !streq(names[i], "plain"));
+    while (r >= 0 && (fd = hybus_daemon_listen_fd(m->daemon, name, AF_UNSPEC, SOCK_STREAM)) >= 0)
+        r = http_listen_pass(m->http, fd, tls);
+    return r < 0 ? r : fd == -ENOENT ? 0 : fd;
+}
+
+/* The channel's socket goes to the core, "plain" and all others ("tls") are ours. */
+static int take_sockets(Manager *m, int *ret_channel)
+{
+    int r, channel = hybus_daemon_listen_fd(m->daemon, "channel", AF_UNIX, SOCK_STREAM);
+
+    if (channel < 0)
+        return hybus_log_errno(LOG_ERR, channel,
+                               "no socket came from h-httpd.socket; start that unit");
+    r = pass_sockets(m, "plain", false);
+    if (r >= 0)
+        r = pass_sockets(m, NULL, true);
+    if (r < 0) {
+        safe_close(channel);
+        return hybus_log_errno(LOG_ERR, r, "cannot take the sockets from systemd");
     }
-    for (int i = 0; i < n; i++)
-        free(names[i]);
-    free(names);
-    return r;
+    *ret_channel = channel;
+    return 0;
 }
 
 static int make_core(Manager *m, int channel)
@@ -94,7 +100,7 @@ static int make_core(Manager *m, int channel)
 static int set_up(Manager *m)
 {
     const http_settings *settings = hybus_daemon_settings(m->daemon);
-    int channel, r;
+    int channel = -1, r;
 
     r = http_new(hybus_daemon_event(m->daemon), settings, &m->http);
     if (r < 0)
@@ -105,7 +111,7 @@ static int set_up(Manager *m)
             return hybus_log_errno(LOG_ERR, r,
                                    "cannot make a certificate in " HTTP_STATE_DIRECTORY);
     }
-    r = take_sockets(m->http, &channel);
+    r = take_sockets(m, &channel);
     if (r < 0)
         return r;
     r = hybus_daemon_connect(m->daemon);

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include <fcntl.h>
 #include <hybus/daemon.h>
 #include <hybus/log.h>
-#include <systemd/sd-daemon.h>
+#include <sys/socket.h>
 
 #include "endpoints-bus.h"
 #include "endpoints-channel.h"
@@ -51,27 +50,6 @@ static int reload(hybus_daemon *d, void *userdata)
     return load_manifests(userdata);
 }
 
-static int take_socket(int *ret)
-{
-    char **names = NULL;
-    int n = sd_listen_fds_with_names(true, &names);
-
-    *ret = -1;
-    for (int i = 0; i < n; i++) {
-        if (streq(names[i], "channel"))
-            *ret = SD_LISTEN_FDS_START + i;
-        free(names[i]);
-    }
-    free(names);
-    if (*ret < 0)
-        return hybus_log_errno(LOG_ERR, n < 0 ? n : -ENOTSOCK,
-                               "No socket came from h-endpointd.socket; start that unit");
-    /* systemd hands listening sockets over blocking, and accepting drains them. */
-    if (fcntl(*ret, F_SETFL, O_NONBLOCK) < 0)
-        return hybus_log_errno(LOG_ERR, -errno, "Cannot use the socket of h-endpointd.socket");
-    return 0;
-}
-
 static int set_up(Manager *m, hybus_daemon *d)
 {
     channel_options options = {.event = hybus_daemon_event(d)};
@@ -93,9 +71,10 @@ static int set_up(Manager *m, hybus_daemon *d)
     if (r < 0)
         return hybus_log_errno(LOG_ERR, r, "Cannot take up the table of before");
     options.registrar = m->registrar;
-    r = take_socket(&options.listen_fd);
-    if (r < 0)
-        return r;
+    options.listen_fd = hybus_daemon_listen_fd(d, "channel", AF_UNIX, SOCK_STREAM);
+    if (options.listen_fd < 0)
+        return hybus_log_errno(LOG_ERR, options.listen_fd,
+                               "No socket came from h-endpointd.socket; start that unit");
     r = channel_new(&options, &m->channel);
     if (r < 0)
         return hybus_log_errno(LOG_ERR, r, "Cannot listen on the channel");

@@ -1,11 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include <fcntl.h>
 #include <hybus/daemon.h>
 #include <hybus/log.h>
 #include <jansson.h>
 #include <malloc.h>
 #include <sys/socket.h>
-#include <systemd/sd-daemon.h>
 
 #include "agent-socket.h"
 #include "security-bus.h"
@@ -67,19 +65,13 @@ static void wiping_free(void *data)
 }
 
 /* systemd keeps the socket while we are restarted, so that nobody's question is lost. */
-static int open_socket(const SecuritySettings *s)
+static int open_socket(hybus_daemon *d, const SecuritySettings *s)
 {
     _cleanup_(freep) char *path = NULL;
-    int n = sd_listen_fds(true);
+    int fd = hybus_daemon_listen_fd(d, NULL, AF_UNIX, SOCK_SEQPACKET);
 
-    if (n > 1)
-        return -EINVAL;
-    if (n == 1) {
-        if (sd_is_socket(SD_LISTEN_FDS_START, AF_UNIX, SOCK_SEQPACKET, 1) <= 0)
-            return -EINVAL;
-        /* systemd passes it blocking: the accept after the last one would stop us for good. */
-        return fcntl(SD_LISTEN_FDS_START, F_SETFL, O_NONBLOCK) < 0 ? -errno : SD_LISTEN_FDS_START;
-    }
+    if (fd != -ENOENT)
+        return fd;
     if (asprintf(&path, "%s/agent.sock", s->runtime_directory) < 0) {
         path = NULL;
         return -ENOMEM;
@@ -95,7 +87,7 @@ static int manager_open(Manager *m, hybus_daemon *d)
     r = security_new(s, audit_journal, &m->security);
     if (r < 0)
         return hybus_log_errno(LOG_ERR, r, "Cannot read the state in %s", s->state_directory);
-    fd = open_socket(s);
+    fd = open_socket(d, s);
     if (fd < 0)
         return hybus_log_errno(LOG_ERR, fd, "Cannot listen in %s", s->runtime_directory);
     r = agent_socket_new(hybus_daemon_event(d), m->security, fd, &m->socket);

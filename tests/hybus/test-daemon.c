@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include <fcntl.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -12,6 +13,7 @@
 #include <cmocka.h>
 
 #include <hybus/base.h>
+#include <hybus/daemon.h>
 #include <hybus/error.h>
 
 #include "fake-agent.h"
@@ -209,6 +211,94 @@ static void test_idle_exit(void **state)
     assert_int_equal(ended(f), 0);
 }
 
+/* --- sockets from systemd --- */
+
+#define REQUIRE(x)                                                                                 \
+    do {                                                                                           \
+        if (!(x)) {                                                                                \
+            fprintf(stderr, "%s:%d: " #x "\n", __FILE__, __LINE__);                                \
+            _exit(1);                                                                              \
+        }                                                                                          \
+    } while (0)
+
+static void pass_socket(int fd, int family, int type, bool listening)
+{
+    int s = socket(family, type, 0); /* blocking and inherited, as systemd passes it */
+    sa_family_t any = AF_UNIX;       /* the kernel finds a name */
+
+    REQUIRE(s >= 0);
+    REQUIRE(family != AF_UNIX || bind(s, (struct sockaddr *)&any, sizeof any) == 0);
+    REQUIRE(!listening || listen(s, 8) == 0);
+    REQUIRE(s == fd || (dup2(s, fd) == fd && close(s) == 0));
+}
+
+static void take_sockets(const char *pid)
+{
+    static const hybus_daemon_info info = {.component = "fixtured", .concept = "Fixture"};
+    char *arguments[] = {(char *)"h-fixtured", NULL};
+    hybus_daemon *d = NULL;
+    int on = 0;
+    socklen_t size = sizeof on;
+
+    pass_socket(3, AF_UNIX, SOCK_STREAM, true);
+    pass_socket(4, AF_INET, SOCK_STREAM, true);
+    pass_socket(5, AF_UNIX, SOCK_STREAM, true);
+    pass_socket(6, AF_UNIX, SOCK_DGRAM, false);
+    pass_socket(7, AF_UNIX, SOCK_STREAM, false);
+    setenv("LISTEN_PID", pid, 1);
+    setenv("LISTEN_FDS", "5", 1);
+    setenv("LISTEN_FDNAMES", "channel:tls:channel:datagram:mute", 1);
+    REQUIRE(hybus_daemon_new(&info, 1, arguments, &d) == 1);
+    if (atoi(pid) != getpid()) { /* meant for somebody else */
+        REQUIRE(hybus_daemon_listen_fd(d, "channel", AF_UNIX, SOCK_STREAM) == -ENOENT);
+        _exit(0);
+    }
+
+    REQUIRE(hybus_daemon_listen_fd(d, "chan", AF_UNIX, SOCK_STREAM) == -ENOENT);
+    REQUIRE(hybus_daemon_listen_fd(d, "tls", AF_UNIX, SOCK_STREAM) == -EPROTOTYPE);
+    REQUIRE(hybus_daemon_listen_fd(d, "channel", AF_UNIX, SOCK_SEQPACKET) == -EPROTOTYPE);
+    REQUIRE(hybus_daemon_listen_fd(d, "datagram", AF_UNIX, SOCK_STREAM) == -EPROTOTYPE);
+    REQUIRE(hybus_daemon_listen_fd(d, "datagram", AF_UNIX, SOCK_DGRAM) == -EPROTOTYPE);
+    REQUIRE(hybus_daemon_listen_fd(d, "mute", AF_UNIX, SOCK_STREAM) == -EPROTOTYPE);
+
+    /* Each once, in order, whatever was refused before. */
+    REQUIRE(hybus_daemon_listen_fd(d, "channel", AF_UNIX, SOCK_STREAM) == 3);
+    REQUIRE(hybus_daemon_listen_fd(d, "channel", AF_UNIX, SOCK_STREAM) == 5);
+    REQUIRE(hybus_daemon_listen_fd(d, "channel", AF_UNIX, SOCK_STREAM) == -ENOENT);
+    REQUIRE(hybus_daemon_listen_fd(d, NULL, AF_UNSPEC, SOCK_STREAM) == 4);
+    for (int fd = 3; fd <= 5; fd++) {
+        REQUIRE(fcntl(fd, F_GETFL) & O_NONBLOCK);
+        REQUIRE(fcntl(fd, F_GETFD) & FD_CLOEXEC);
+        REQUIRE(accept(fd, NULL, NULL) < 0 && errno == EAGAIN);
+    }
+    REQUIRE(!getenv("LISTEN_FDS"));
+
+    /* What was given belongs to who has it, the rest ends with the daemon. */
+    hybus_daemon_free(d);
+    REQUIRE(getsockopt(3, SOL_SOCKET, SO_ACCEPTCONN, &on, &size) == 0 && on);
+    REQUIRE(fcntl(6, F_GETFD) < 0 && fcntl(7, F_GETFD) < 0);
+    _exit(0);
+}
+
+static void test_listen_fd(void **state)
+{
+    for (int own = 0; own < 2; own++) {
+        pid_t pid = fork();
+        int status;
+
+        assert_true(pid >= 0);
+        if (pid == 0) {
+            char text[16];
+            prctl(PR_SET_PDEATHSIG, SIGKILL);
+            alarm(60);
+            snprintf(text, sizeof text, "%d", own ? (int)getpid() : (int)getppid());
+            take_sockets(text);
+        }
+        assert_int_equal(waitpid(pid, &status, 0), pid);
+        assert_int_equal(status, 0);
+    }
+}
+
 int main(int argc, char *argv[])
 {
     const struct CMUnitTest tests[] = {
@@ -217,6 +307,7 @@ int main(int argc, char *argv[])
         cmocka_unit_test_setup_teardown(test_name_taken, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_bus_lost, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_idle_exit, set_up, tear_down),
+        cmocka_unit_test(test_listen_fd),
     };
 
     if (argc != 2)
