@@ -7,6 +7,7 @@
 #include <sys/un.h>
 
 #include "agent-internal.h"
+#include "json.h"
 
 #define RETRY_FIRST_USEC (10u * 1000u)
 #define RETRY_LAST_USEC (1000u * 1000u)
@@ -119,39 +120,6 @@ static int decimal(const json_t *v, uint64_t *ret)
             return -EPROTO;
     *ret = n;
     return 0;
-}
-
-static int base64_value(char c)
-{
-    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    const char *p = c ? strchr(digits, c) : NULL;
-    return p ? (int)(p - digits) : -1;
-}
-
-/* RFC 4648 into exactly `size` bytes. */
-static int base64_decode(const char *s, uint8_t *out, size_t size)
-{
-    size_t length = strlen(s), n = 0;
-    uint32_t group = 0;
-    unsigned bits = 0;
-
-    while (length > 0 && s[length - 1] == '=')
-        length--;
-    for (size_t i = 0; i < length; i++) {
-        int v = base64_value(s[i]);
-
-        if (v < 0)
-            return -EPROTO;
-        group = (group << 6 | (uint32_t)v) & 0xffffff;
-        bits += 6;
-        if (bits >= 8) {
-            bits -= 8;
-            if (n == size)
-                return -EPROTO;
-            out[n++] = (uint8_t)(group >> bits);
-        }
-    }
-    return n == size && bits < 6 ? 0 : -EPROTO;
 }
 
 static int subject_json(json_t *o, const hybus_subject *s)
@@ -516,18 +484,19 @@ static int error_code(const json_t *answer)
 
 static int parse_row(const json_t *answer, hybus_row **ret)
 {
-    uint8_t bytes[(1u << 16) / 8];
+    _cleanup_(freep) uint8_t *bytes = NULL;
     const char *bits = json_string_value(json_object_get(answer, "bits"));
     uint64_t epoch, stamp, slot, count;
     hybus_row *row;
-    size_t words;
+    size_t words, size;
 
     if (!bits || decimal(json_object_get(answer, "epoch"), &epoch) < 0 ||
         decimal(json_object_get(answer, "stamp"), &stamp) < 0 ||
         decimal(json_object_get(answer, "slot"), &slot) < 0 || slot >= HYBUS_PAGE_SLOTS ||
         decimal(json_object_get(answer, "count"), &count) < 0 || count > MEMBERS_MAX)
         return -EPROTO;
-    if (base64_decode(bits, bytes, (count + 7) / 8) < 0)
+    if (hybus_base64_decode(bits, strlen(bits), (void **)&bytes, &size) < 0 ||
+        size != (count + 7) / 8)
         return -EPROTO;
     words = (count + 63) / 64;
     row = calloc(1, sizeof *row + words * sizeof row->bits[0]);

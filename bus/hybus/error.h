@@ -29,6 +29,10 @@ HYBUS_EXPORT int hybus_error_register(void);
 /* The error name for a negative or positive errno; unknown values give ….Internal. */
 HYBUS_EXPORT const char *hybus_error_name(int error);
 
+/* The other way: the negative errno of the table for an error of ours, of the bus or of a stranger;
+ * -EIO for what it has no word for, 0 when `error` is not set. */
+HYBUS_EXPORT int hybus_error_errno(const sd_bus_error *error);
+
 /* Sets `error` to the name for `code` (negative errno) with a message, and returns `code`, so that
  * a handler can `return hybus_error_set(error, -EINVAL, "…")`. */
 HYBUS_EXPORT int hybus_error_set(sd_bus_error *error, int code, const char *format, ...)

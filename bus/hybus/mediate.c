@@ -3,13 +3,13 @@
 
 #include <sys/queue.h>
 
+#include "credentials.h"
 #include "error.h"
 #include "mediate-internal.h"
 #include "members.h"
 
 #define BUCKETS 2048u
 #define NAME_SIZE_MAX 255u    /* D-Bus specification, "Valid Names" */
-#define GROUPS_MAX 2048u      /* more do not fit into a question; such a caller is refused */
 #define CONTRADICTIONS_MAX 3u /* the policy may move while it is asked, but not for ever */
 #define FLUSH_USEC (60u * 1000u * 1000u)
 #define FLUSH_ACCURACY_USEC (5u * 1000u * 1000u)
@@ -335,73 +335,32 @@ static void identity_failed(Sender *s)
     }
 }
 
-static int read_groups(sd_bus_message *reply, Sender *s)
+static int keep_identity(Sender *s, const hybus_credentials *c)
 {
-    const void *array;
-    size_t size;
-    int r = sd_bus_message_enter_container(reply, 'v', "au");
-
-    if (r >= 0)
-        r = sd_bus_message_read_array(reply, 'u', &array, &size);
-    if (r < 0)
-        return r;
-    if (size / sizeof(uint32_t) > GROUPS_MAX)
-        return -E2BIG;
-    free(s->gids);
-    s->gids = malloc(size + 1);
+    s->gids = calloc(c->n_gids + 1, sizeof *s->gids);
     if (!s->gids)
         return -ENOMEM;
-    if (size > 0)
-        memcpy(s->gids, array, size);
-    s->n_gids = size / sizeof(uint32_t);
-    return sd_bus_message_exit_container(reply);
+    if (c->n_gids > 0)
+        memcpy(s->gids, c->gids, c->n_gids * sizeof *s->gids);
+    s->n_gids = c->n_gids;
+    s->uid = c->uid;
+    s->known = true;
+    return 0;
 }
 
-static int read_credentials(sd_bus_message *reply, Sender *s)
-{
-    bool uid = false, gids = false;
-    int r = sd_bus_message_enter_container(reply, 'a', "{sv}");
-
-    if (r < 0)
-        return r;
-    while ((r = sd_bus_message_enter_container(reply, 'e', "sv")) > 0) {
-        const char *key;
-
-        r = sd_bus_message_read(reply, "s", &key);
-        if (r < 0)
-            return r;
-        if (streq(key, "UnixUserID")) {
-            r = sd_bus_message_read(reply, "v", "u", &s->uid);
-            uid = true;
-        } else if (streq(key, "UnixGroupIDs")) {
-            r = read_groups(reply, s);
-            gids = true;
-        } else {
-            r = sd_bus_message_skip(reply, "v");
-        }
-        if (r >= 0)
-            r = sd_bus_message_exit_container(reply);
-        if (r < 0)
-            return r;
-    }
-    /* Without the groups a deny of one of them would be passed by: that is not an identity. */
-    return r < 0 ? r : uid && gids ? 0 : -ENODATA;
-}
-
-static int on_credentials(sd_bus_message *reply, void *userdata, sd_bus_error *error)
+static void on_credentials(sd_bus_message *reply, int error, void *userdata)
 {
     Sender *s = userdata;
+    hybus_credentials c;
 
     s->identify = sd_bus_slot_unref(s->identify);
-    if (sd_bus_message_is_method_error(reply, NULL) || read_credentials(reply, s) < 0) {
+    if (error < 0 || hybus_credentials_read(reply, &c) < 0 || keep_identity(s, &c) < 0) {
         identity_failed(s);
         if (s->n_calls == 0)
             sender_free(s);
-        return 0;
+        return;
     }
-    s->known = true;
     fetch(s);
-    return 0;
 }
 
 static void resume(Sender *s)
@@ -470,9 +429,7 @@ static void fetch(Sender *s)
     if (s->identify || s->question)
         return;
     if (!s->known) {
-        if (sd_bus_call_method_async(m->bus, &s->identify, DRIVER, "/org/freedesktop/DBus", DRIVER,
-                                     "GetConnectionCredentials", on_credentials, s, "s",
-                                     s->name) < 0)
+        if (hybus_credentials_ask(m->bus, s->name, on_credentials, s, &s->identify) < 0)
             identity_failed(s);
         return;
     }

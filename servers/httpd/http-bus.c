@@ -1,14 +1,25 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "http-bus.h"
 
+#include <hybus/call.h>
 #include <hybus/error.h>
 #include <hybus/log.h>
+#include <hybus/object.h>
 
 #define OBJECT "/org/hybridos/Http1"
 #define SERVER_INTERFACE "org.hybridos.Server1"
 #define HTTP_INTERFACE "org.hybridos.Http1"
 #define SECURITY "org.hybridos.Security1"
 #define SECURITY_OBJECT "/org/hybridos/Security1"
+#define PROPERTIES "org.freedesktop.DBus.Properties"
+
+struct HttpBus {
+    Http *http;
+    sd_bus *bus;
+    hybus_object *server, *own;
+    sd_bus_slot *security_changed, *security_came, *asking;
+    bool ask_again; /* something moved while the question was on its way */
+};
 
 /* --- methods ------------------------------------------------------------------------------------
  */
@@ -149,62 +160,67 @@ static const sd_bus_vtable http_vtable[] = {
 /* --- claimed ------------------------------------------------------------------------------------
  */
 
-static int on_claimed(sd_bus_message *m, void *userdata, sd_bus_error *error)
+static void ask_claimed(HttpBus *b);
+
+static void on_claimed(sd_bus_message *m, int error, void *userdata)
 {
+    HttpBus *b = userdata;
     int claimed = 0;
 
+    b->asking = sd_bus_slot_unref(b->asking);
     /* No answer: stay as we are; the next sign of h-securityd asks again. */
-    if (sd_bus_message_is_method_error(m, NULL) ||
-        sd_bus_message_enter_container(m, 'v', "b") < 0 ||
-        sd_bus_message_read(m, "b", &claimed) < 0)
-        return 0;
-    http_set_claimed(userdata, claimed);
-    return 0;
+    if (error == 0 && sd_bus_message_read(m, "v", "b", &claimed) > 0)
+        http_set_claimed(b->http, claimed);
+    if (b->ask_again)
+        ask_claimed(b);
 }
 
-static void ask_claimed(sd_bus *bus, Http *h)
+/* One question at a time, however often h-securityd says that something has changed. */
+static void ask_claimed(HttpBus *b)
 {
-    int r = sd_bus_call_method_async(bus, NULL, SECURITY, SECURITY_OBJECT,
-                                     "org.freedesktop.DBus.Properties", "Get", on_claimed, h, "ss",
-                                     SECURITY, "Claimed");
+    int r;
+
+    b->ask_again = b->asking;
+    if (b->asking)
+        return;
+    r = hybus_call_method(b->bus, SECURITY, SECURITY_OBJECT, PROPERTIES, "Get", on_claimed, b,
+                          &b->asking, "ss", SECURITY, "Claimed");
     if (r < 0)
         hybus_log_errno(LOG_WARNING, r, "cannot ask whether the device is claimed");
 }
 
 static int on_security_changed(sd_bus_message *m, void *userdata, sd_bus_error *error)
 {
-    ask_claimed(sd_bus_message_get_bus(m), userdata);
+    ask_claimed(userdata);
     return 0;
 }
 
 /* Whatever the policy has become, a claim may be part of it. Nothing of ours has to be cut for it. */
 static void on_policy_changed(hybus_agent *agent, uint64_t generation, void *userdata)
 {
-    Http *h = userdata;
-
-    hybus_agent_settled(agent, on_policy_changed, h, generation);
-    ask_claimed(h->listeners_userdata, h);
+    hybus_agent_settled(agent, on_policy_changed, userdata, generation);
+    ask_claimed(userdata);
 }
 
-static int follow_claimed(Http *h, sd_bus *bus)
+static int follow_claimed(HttpBus *b)
 {
-    int r = h->agent ? hybus_agent_add_changed(h->agent, on_policy_changed, h) : 0;
+    hybus_agent *agent = b->http->agent;
+    int r = agent ? hybus_agent_add_changed(agent, on_policy_changed, b) : 0;
 
-    if (r < 0)
-        return r;
-
-    r = sd_bus_match_signal_async(bus, NULL, SECURITY, SECURITY_OBJECT,
-                                  "org.freedesktop.DBus.Properties", "PropertiesChanged",
-                                  on_security_changed, NULL, h);
     if (r >= 0)
-        r = sd_bus_add_match_async(bus, NULL,
+        r = sd_bus_match_signal_async(b->bus, &b->security_changed, SECURITY, SECURITY_OBJECT,
+                                      PROPERTIES, "PropertiesChanged", on_security_changed, NULL,
+                                      b);
+    if (r >= 0)
+        r = sd_bus_add_match_async(b->bus, &b->security_came,
                                    "type='signal',sender='org.freedesktop.DBus',"
                                    "interface='org.freedesktop.DBus',member='NameOwnerChanged',"
                                    "arg0='" SECURITY "'",
-                                   on_security_changed, NULL, h);
-    if (r >= 0)
-        ask_claimed(bus, h);
-    return r;
+                                   on_security_changed, NULL, b);
+    if (r < 0)
+        return hybus_log_errno(LOG_ERR, r, "cannot follow whether the device is claimed");
+    ask_claimed(b);
+    return 0;
 }
 
 /* --- object --------------------------------------------------------------------------------------
@@ -212,26 +228,52 @@ static int follow_claimed(Http *h, sd_bus *bus)
 
 static void on_listeners_changed(Http *h, void *userdata)
 {
-    (void)sd_bus_emit_properties_changed(userdata, OBJECT, SERVER_INTERFACE, "Listeners", NULL);
-    (void)sd_bus_emit_properties_changed(userdata, OBJECT, HTTP_INTERFACE, "Open", NULL);
+    HttpBus *b = userdata;
+
+    hybus_object_changed(b->server, "Listeners", NULL);
+    hybus_object_changed(b->own, "Open", NULL);
 }
 
-void http_bus_certificate_changed(sd_bus *bus)
+void http_bus_certificate_changed(HttpBus *b)
 {
-    (void)sd_bus_emit_properties_changed(bus, OBJECT, HTTP_INTERFACE, "CertificateFingerprint",
-                                         NULL);
+    hybus_object_changed(b->own, "CertificateFingerprint", NULL);
 }
 
-int http_bus_publish(Http *h, sd_bus *bus)
+int http_bus_publish(Http *h, sd_bus *bus, HttpBus **ret)
 {
+    _cleanup_(http_bus_freep) HttpBus *b = calloc(1, sizeof(*b));
     int r;
 
-    r = sd_bus_add_object_vtable(bus, NULL, OBJECT, SERVER_INTERFACE, server_vtable, h);
+    if (!b)
+        return hybus_log_errno(LOG_ERR, -ENOMEM, "cannot publish the objects");
+    b->http = h;
+    b->bus = sd_bus_ref(bus);
+    r = hybus_object_publish(bus, OBJECT, SERVER_INTERFACE, server_vtable, h, &b->server);
     if (r >= 0)
-        r = sd_bus_add_object_vtable(bus, NULL, OBJECT, HTTP_INTERFACE, http_vtable, h);
+        r = hybus_object_publish(bus, OBJECT, HTTP_INTERFACE, http_vtable, h, &b->own);
+    if (r >= 0)
+        r = follow_claimed(b);
     if (r < 0)
         return r;
     h->listeners_changed = on_listeners_changed;
-    h->listeners_userdata = bus;
-    return follow_claimed(h, bus);
+    h->listeners_userdata = b;
+    *ret = TAKE_PTR(b);
+    return 0;
+}
+
+void http_bus_free(HttpBus *b)
+{
+    if (!b)
+        return;
+    if (b->http->listeners_userdata == b)
+        b->http->listeners_changed = NULL;
+    if (b->http->agent)
+        hybus_agent_remove_changed(b->http->agent, on_policy_changed, b);
+    sd_bus_slot_unref(b->asking);
+    sd_bus_slot_unref(b->security_changed);
+    sd_bus_slot_unref(b->security_came);
+    hybus_object_free(b->server);
+    hybus_object_free(b->own);
+    sd_bus_unref(b->bus);
+    free(b);
 }

@@ -11,10 +11,12 @@ typedef struct Manager {
     hybus_daemon *daemon;
     Http *http;
     endpoint_core *core;
+    HttpBus *bus;
 } Manager;
 
 static void manager_done(Manager *m)
 {
+    http_bus_free(m->bus);
     /* Requests go first, then the core that they live in. */
     if (m->http)
         http_free(m->http);
@@ -34,7 +36,7 @@ static int reload(hybus_daemon *d, void *userdata)
         return hybus_log_errno(LOG_ERR, r, "reload: keeping certificate and listeners as they are");
     http_settings_to_core(settings, &core);
     endpoint_core_configure(m->core, &core);
-    http_bus_certificate_changed(hybus_daemon_bus(d));
+    http_bus_certificate_changed(m->bus);
     return 0;
 }
 
@@ -120,9 +122,9 @@ static int set_up(Manager *m)
     r = make_core(m, channel);
     if (r < 0)
         return r;
-    r = http_bus_publish(m->http, hybus_daemon_bus(m->daemon));
+    r = http_bus_publish(m->http, hybus_daemon_bus(m->daemon), &m->bus);
     if (r < 0)
-        return hybus_log_errno(LOG_ERR, r, "cannot publish the objects");
+        return r;
     r = http_reconfigure(m->http, settings);
     return r < 0 ? hybus_log_errno(LOG_ERR, r, "cannot start listening") : 0;
 }

@@ -78,8 +78,7 @@ static int set_up(Manager *m, hybus_daemon *d)
     r = channel_new(&options, &m->channel);
     if (r < 0)
         return hybus_log_errno(LOG_ERR, r, "Cannot listen on the channel");
-    r = endpoints_bus_new(hybus_daemon_bus(d), m->registrar, m->channel, &m->bus);
-    return r < 0 ? hybus_log_errno(LOG_ERR, r, "Cannot publish " ENDPOINTS_BUS_PATH) : 0;
+    return endpoints_bus_new(hybus_daemon_bus(d), m->registrar, m->channel, &m->bus);
 }
 
 int main(int argc, char *argv[])

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "endpoints-bus.h"
 
+#include <hybus/credentials.h>
 #include <hybus/error.h>
 #include <hybus/log.h>
+#include <hybus/object.h>
 
 #define DRIVER "org.freedesktop.DBus"
-#define CREDENTIALS_TIMEOUT_USEC (10u * 1000u * 1000u)
-#define GROUPS_MAX 65536u
 
 /* A connection to the bus that has registered something or asks to. Lives until it leaves the bus.
  */
@@ -32,7 +32,8 @@ struct endpoints_bus {
     sd_bus *bus;
     registrar *registrar;
     channel *channel;
-    sd_bus_slot *object, *left, *adopting;
+    hybus_object *object;
+    sd_bus_slot *left, *adopting;
     bus_owner *owners;
     bus_call *calls;
     size_t n_owners, n_calls;
@@ -157,76 +158,12 @@ static const registrar_road bus_road = {.withdrawn = on_withdrawn};
 
 /* --- credentials ------------------------------------------------------------------------------ */
 
-static int read_groups(sd_bus_message *m, uint32_t **ret, size_t *ret_n)
+static int read_identity(sd_bus_message *m, int error, const char *name, endpoints_identity **ret)
 {
-    const void *data;
-    size_t size;
-    int r;
+    hybus_credentials c;
+    int r = error < 0 ? error : hybus_credentials_read(m, &c);
 
-    r = sd_bus_message_enter_container(m, 'v', "au");
-    if (r < 0)
-        return r;
-    r = sd_bus_message_read_array(m, 'u', &data, &size);
-    if (r < 0)
-        return r;
-    if (size > GROUPS_MAX * sizeof(uint32_t))
-        return -E2BIG;
-    free(*ret);
-    *ret = malloc(size > 0 ? size : 1);
-    if (!*ret)
-        return -ENOMEM;
-    if (size > 0)
-        memcpy(*ret, data, size);
-    *ret_n = size / sizeof(uint32_t);
-    return sd_bus_message_exit_container(m);
-}
-
-/* The reply of GetConnectionCredentials. What is missing in it was not attested: no identity. */
-static int read_identity(sd_bus_message *m, const char *name, endpoints_identity **ret)
-{
-    _cleanup_(freep) uint32_t *gids = NULL;
-    bool has_uid = false, has_groups = false;
-    uint32_t uid = UINT32_MAX;
-    size_t n_gids = 0;
-    const char *key;
-    int r;
-
-    if (sd_bus_message_is_method_error(m, NULL))
-        return -ENOENT;
-    r = sd_bus_message_enter_container(m, 'a', "{sv}");
-    while (r >= 0 && (r = sd_bus_message_enter_container(m, 'e', "sv")) > 0) {
-        r = sd_bus_message_read(m, "s", &key);
-        if (r < 0)
-            return r;
-        if (streq(key, "UnixUserID")) {
-            r = sd_bus_message_read(m, "v", "u", &uid);
-            has_uid = r > 0;
-        } else if (streq(key, "UnixGroupIDs")) {
-            r = read_groups(m, &gids, &n_gids);
-            has_groups = r >= 0;
-        } else
-            r = sd_bus_message_skip(m, "v");
-        if (r >= 0)
-            r = sd_bus_message_exit_container(m);
-    }
-    if (r < 0)
-        return r;
-    if (!has_uid || !has_groups || uid == UINT32_MAX)
-        return -EACCES;
-    return endpoints_identity_new(uid, gids, n_gids, name, ret);
-}
-
-static int ask_credentials(endpoints_bus *b, const char *name, sd_bus_message_handler_t f,
-                           void *userdata, sd_bus_slot **ret)
-{
-    _cleanup_(sd_bus_message_unrefp) sd_bus_message *m = NULL;
-    int r;
-
-    r = sd_bus_message_new_method_call(b->bus, &m, DRIVER, "/org/freedesktop/DBus", DRIVER,
-                                       "GetConnectionCredentials");
-    if (r >= 0)
-        r = sd_bus_message_append(m, "s", name);
-    return r < 0 ? r : sd_bus_call_async(b->bus, ret, m, f, userdata, CREDENTIALS_TIMEOUT_USEC);
+    return r < 0 ? r : endpoints_identity_new(c.uid, c.gids, c.n_gids, name, ret);
 }
 
 /* --- Register -----------------------------------------------------------------------------------
@@ -270,23 +207,22 @@ static void on_registered(const registrar_outcome *o, void *userdata)
     call_free(c);
 }
 
-static int on_credentials(sd_bus_message *m, void *userdata, sd_bus_error *error)
+static void on_credentials(sd_bus_message *m, int error, void *userdata)
 {
     _cleanup_(endpoints_identity_unrefp) endpoints_identity *identity = NULL;
     bus_call *c = userdata;
     int r;
 
     c->credentials = sd_bus_slot_unref(c->credentials);
-    r = read_identity(m, c->owner->name, &identity);
+    r = read_identity(m, error, c->owner->name, &identity);
     if (r < 0) {
         call_refuse(c, -EACCES, "the caller cannot be identified", NULL);
-        return 0;
+        return;
     }
     r = registrar_register(c->bus->registrar, &c->spec, identity, c->owner, 0, on_registered, c,
                            &c->request);
     if (r < 0)
         call_refuse(c, r == -ENOBUFS ? r : -ENOKEY, "the policy could not be asked", NULL);
-    return 0;
 }
 
 static int read_rules(sd_bus_message *m, endpoints_spec *s, sd_bus_error *error)
@@ -400,7 +336,7 @@ static int method_register(sd_bus_message *m, void *userdata, sd_bus_error *erro
     b->calls = c;
     b->n_calls++;
     owner->n_calls++;
-    r = ask_credentials(b, owner->name, on_credentials, c, &c->credentials);
+    r = hybus_credentials_ask(b->bus, owner->name, on_credentials, c, &c->credentials);
     if (r < 0) {
         call_free(c);
         return r;
@@ -589,7 +525,7 @@ static const sd_bus_vtable vtable[] = {
 static void adopt_next(endpoints_bus *b);
 
 /* A unique name is never given twice in the life of a bus: who bears it is who registered. */
-static int adopt(endpoints_bus *b, const endpoints_spec *wanted, sd_bus_message *m)
+static int adopt(endpoints_bus *b, const endpoints_spec *wanted, sd_bus_message *m, int error)
 {
     _cleanup_(endpoints_identity_unrefp) endpoints_identity *identity = NULL;
     const endpoints_entry *e = endpoints_find(registrar_table(b->registrar), wanted->ns);
@@ -599,7 +535,7 @@ static int adopt(endpoints_bus *b, const endpoints_spec *wanted, sd_bus_message 
     /* The table may have moved on while the bus was asked. */
     if (!e || e->owner || !e->spec.bus_name || !streq(e->spec.bus_name, wanted->bus_name))
         return 0;
-    r = read_identity(m, wanted->bus_name, &identity);
+    r = read_identity(m, error, wanted->bus_name, &identity);
     if (r >= 0 && identity->uid != e->spec.uid)
         r = -EACCES;
     if (r >= 0)
@@ -607,26 +543,26 @@ static int adopt(endpoints_bus *b, const endpoints_spec *wanted, sd_bus_message 
     return r < 0 ? r : registrar_adopt(b->registrar, wanted->ns, identity, owner);
 }
 
-static int on_holder(sd_bus_message *m, void *userdata, sd_bus_error *error)
+static void on_holder(sd_bus_message *m, int error, void *userdata)
 {
     endpoints_bus *b = userdata;
     const endpoints_spec *wanted = &b->adopt[b->adopt_at++];
     int r;
 
     b->adopting = sd_bus_slot_unref(b->adopting);
-    r = adopt(b, wanted, m);
+    r = adopt(b, wanted, m, error);
     if (r < 0)
         hybus_log_errno(LOG_NOTICE, r, "%s on the bus has gone with %s", wanted->ns,
                         wanted->bus_name);
     adopt_next(b);
-    return 0;
 }
 
 /* One after the other: few, and the bus limits open calls. What nobody is found for expires. */
 static void adopt_next(endpoints_bus *b)
 {
     if (b->adopt_at < b->n_adopt &&
-        ask_credentials(b, b->adopt[b->adopt_at].bus_name, on_holder, b, &b->adopting) < 0)
+        hybus_credentials_ask(b->bus, b->adopt[b->adopt_at].bus_name, on_holder, b, &b->adopting) <
+            0)
         hybus_warning("Cannot look for the apps on the bus; they have to register again");
 }
 
@@ -657,8 +593,7 @@ static void on_moved(void *userdata)
 {
     endpoints_bus *b = userdata;
 
-    (void)sd_bus_emit_properties_changed(b->bus, ENDPOINTS_BUS_PATH, ENDPOINTS_BUS_NAME, "Revision",
-                                         NULL);
+    hybus_object_changed(b->object, "Revision", NULL);
 }
 
 int endpoints_bus_new(sd_bus *bus, registrar *g, channel *c, endpoints_bus **ret)
@@ -667,22 +602,22 @@ int endpoints_bus_new(sd_bus *bus, registrar *g, channel *c, endpoints_bus **ret
     int r;
 
     if (!b)
-        return -ENOMEM;
+        return hybus_log_errno(LOG_ERR, -ENOMEM, "Cannot publish " ENDPOINTS_BUS_PATH);
     b->bus = sd_bus_ref(bus);
     b->registrar = g;
     b->channel = c;
-    r = sd_bus_add_object_vtable(bus, &b->object, ENDPOINTS_BUS_PATH, ENDPOINTS_BUS_NAME, vtable,
-                                 b);
-    if (r >= 0)
-        r = sd_bus_add_match_async(bus, &b->left,
-                                   "type='signal',sender='" DRIVER
-                                   "',path='/org/freedesktop/DBus',interface='" DRIVER
-                                   "',member='NameOwnerChanged',arg2=''",
-                                   on_name_left, NULL, b);
+    r = hybus_object_publish(bus, ENDPOINTS_BUS_PATH, ENDPOINTS_BUS_NAME, vtable, b, &b->object);
+    if (r < 0)
+        return r;
+    r = sd_bus_add_match_async(bus, &b->left,
+                               "type='signal',sender='" DRIVER
+                               "',path='/org/freedesktop/DBus',interface='" DRIVER
+                               "',member='NameOwnerChanged',arg2=''",
+                               on_name_left, NULL, b);
     if (r >= 0)
         r = adopt_list(b);
     if (r < 0)
-        return r;
+        return hybus_log_errno(LOG_ERR, r, "Cannot follow who is on the bus");
     registrar_set_road(g, ENDPOINTS_BUS, &bus_road);
     registrar_set_moved(g, on_moved, b);
     adopt_next(b);
@@ -703,7 +638,7 @@ void endpoints_bus_free(endpoints_bus *b)
     free(b->adopt);
     sd_bus_slot_unref(b->adopting);
     sd_bus_slot_unref(b->left);
-    sd_bus_slot_unref(b->object);
+    hybus_object_free(b->object);
     sd_bus_unref(b->bus);
     free(b);
 }

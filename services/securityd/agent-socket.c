@@ -4,8 +4,8 @@
 #include <fcntl.h>
 #include <hybus/agent.h>
 #include <hybus/error.h>
+#include <hybus/json.h>
 #include <hybus/log.h>
-#include <jansson.h>
 #include <sys/queue.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -460,27 +460,6 @@ static int read_subject(const Peer *p, const json_t *q, Asked *ret)
     return 0;
 }
 
-static char *base64(const uint8_t *data, size_t size)
-{
-    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    char *s = malloc((size + 2) / 3 * 4 + 1), *p = s;
-
-    if (!s)
-        return NULL;
-    for (size_t i = 0; i < size; i += 3) {
-        size_t n = MIN_OF((size_t)3, size - i);
-        uint32_t v = (uint32_t)data[i] << 16 | (n > 1 ? (uint32_t)data[i + 1] << 8 : 0) |
-                     (n > 2 ? data[i + 2] : 0);
-
-        *p++ = digits[v >> 18];
-        *p++ = digits[v >> 12 & 63];
-        *p++ = n > 1 ? digits[v >> 6 & 63] : '=';
-        *p++ = n > 2 ? digits[v & 63] : '=';
-    }
-    *p = '\0';
-    return s;
-}
-
 static int asked_permissions(const Peer *p, const json_t *q, const char ***ret, size_t *ret_n)
 {
     const json_t *list = json_object_get(q, "permissions"), *one;
@@ -531,9 +510,9 @@ static int op_row(Peer *p, const json_t *q)
     policy_row(s->policy, &asked.subject, permissions, n, bits);
     for (size_t i = 0; i < n / 64 + 1; i++)
         bits[i] = htole64(bits[i]);
-    text = base64((const uint8_t *)bits, (n + 7) / 8);
-    if (!text)
-        return -ENOMEM;
+    r = hybus_base64_encode(bits, (n + 7) / 8, &text);
+    if (r < 0)
+        return r;
     s->statistics.rows++;
     answer = answer_to(q);
     json_object_set_new(answer, "epoch", decimal(hybus_page_writer_epoch(s->page)));

@@ -6,12 +6,12 @@
  * A Policy is immutable. Changes make a new one that shares the rules, so that whoever judges sees
  * one generation or the next, never a mixture. */
 
-#include <hybus/base.h>
+#include <hybus/credentials.h>
 
 #define POLICY_RULES_MAX 200000u
 #define POLICY_NAME_MAX 255u  /* bytes of a permission or subject */
 #define POLICY_LIST_MAX 1024u /* subjects or permissions of one rule */
-#define POLICY_GROUPS_MAX 1024u
+#define POLICY_GROUPS_MAX HYBUS_CREDENTIALS_GROUPS_MAX
 
 typedef enum RuleKind {
     RULE_DENY, /* in the order in which they beat each other */

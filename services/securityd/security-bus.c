@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "security-bus.h"
 
+#include <hybus/credentials.h>
 #include <hybus/error.h>
 #include <hybus/log.h>
+#include <hybus/object.h>
 #include <sys/queue.h>
 
 #include "subject.h"
@@ -33,7 +35,7 @@ struct SecurityBus {
     Security *security;
     AgentSocket *socket;
     sd_bus *bus;
-    sd_bus_slot *slot;
+    hybus_object *object;
     LIST_HEAD(, Call) calls;
     size_t n_calls;
 };
@@ -66,70 +68,33 @@ static void call_end(Call *c, int result, sd_bus_error *error)
     call_free(c);
 }
 
-static int read_credentials(sd_bus_message *m, Subject *ret, uint32_t *gids)
-{
-    bool known = false;
-    size_t n_gids = 0;
-    int r = sd_bus_message_enter_container(m, 'a', "{sv}");
-
-    while (r >= 0 && (r = sd_bus_message_enter_container(m, 'e', "sv")) > 0) {
-        const char *key;
-        const void *data;
-        size_t size;
-
-        r = sd_bus_message_read(m, "s", &key);
-        if (r < 0)
-            return r;
-        if (streq(key, "UnixUserID")) {
-            r = sd_bus_message_read(m, "v", "u", &ret->uid);
-            known = r >= 0;
-        } else if (streq(key, "UnixGroupIDs")) {
-            r = sd_bus_message_enter_container(m, 'v', "au");
-            if (r >= 0)
-                r = sd_bus_message_read_array(m, 'u', &data, &size);
-            if (r >= 0) {
-                n_gids = MIN_OF(size / sizeof(uint32_t), (size_t)POLICY_GROUPS_MAX);
-                memcpy(gids, data, n_gids * sizeof(uint32_t));
-                r = sd_bus_message_exit_container(m);
-            }
-        } else
-            r = sd_bus_message_skip(m, "v");
-        if (r >= 0)
-            r = sd_bus_message_exit_container(m);
-    }
-    if (r < 0)
-        return r;
-    if (!known)
-        return -ENXIO;
-    ret->gids = gids;
-    ret->n_gids = n_gids;
-    return 0;
-}
-
-static int on_credentials(sd_bus_message *m, void *userdata, sd_bus_error *unused)
+static void on_credentials(sd_bus_message *m, int result, void *userdata)
 {
     sd_bus_error error = SD_BUS_ERROR_NULL;
+    hybus_credentials credentials;
     Call *c = userdata;
-    int r;
+    int r = result;
 
     c->slot = sd_bus_slot_unref(c->slot);
-    if (sd_bus_message_is_method_error(m, NULL))
+    if (r == 0)
+        r = hybus_credentials_read(m, &credentials);
+    if (r == -EHOSTDOWN)
         r = hybus_error_set(&error, -ENOENT, "Nobody has that name on the bus");
-    else
-        r = read_credentials(m, &c->subject, c->gids);
-    if (r == -ENXIO)
+    else if (r < 0)
         r = hybus_error_set(&error, -EACCES, "The bus does not tell who that is");
-    if (r >= 0)
+    if (r >= 0) {
+        memcpy(c->gids, credentials.gids, credentials.n_gids * sizeof c->gids[0]);
+        c->subject.uid = credentials.uid;
+        c->subject.gids = c->gids;
+        c->subject.n_gids = credentials.n_gids;
         r = c->handler(c, &error);
+    }
     call_end(c, r, &error);
-    return 0;
 }
 
 static int ask_credentials(Call *c, const char *name)
 {
-    return sd_bus_call_method_async(c->bus->bus, &c->slot, "org.freedesktop.DBus",
-                                    "/org/freedesktop/DBus", "org.freedesktop.DBus",
-                                    "GetConnectionCredentials", on_credentials, c, "s", name);
+    return hybus_credentials_ask(c->bus->bus, name, on_credentials, c, &c->slot);
 }
 
 /* The handler runs once the caller's credentials are there, in c->subject. */
@@ -166,8 +131,7 @@ static void on_settled(void *userdata)
 
 static void emit_generation(SecurityBus *b)
 {
-    (void)sd_bus_emit_properties_changed(b->bus, PATH, INTERFACE, "Generation", "Claimed",
-                                         "Development", "PolicyError", NULL);
+    hybus_object_changed(b->object, "Generation", "Claimed", "Development", "PolicyError", NULL);
 }
 
 /* The answer (c->reply) leaves when nobody allows any more what has been revoked. */
@@ -781,7 +745,7 @@ int security_bus_publish(Security *security, AgentSocket *socket, sd_bus *bus, S
     b->security = security;
     b->socket = socket;
     b->bus = sd_bus_ref(bus);
-    r = sd_bus_add_object_vtable(bus, &b->slot, PATH, INTERFACE, vtable, b);
+    r = hybus_object_publish(bus, PATH, INTERFACE, vtable, b, &b->object);
     if (r < 0)
         return r;
     *ret = TAKE_PTR(b);
@@ -794,7 +758,7 @@ void security_bus_free(SecurityBus *b)
 
     if (!b)
         return;
-    sd_bus_slot_unref(b->slot);
+    hybus_object_free(b->object);
     while ((c = LIST_FIRST(&b->calls)))
         call_free(c);
     sd_bus_unref(b->bus);

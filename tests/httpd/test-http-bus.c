@@ -19,6 +19,7 @@ typedef struct fixture {
     sd_event *event;
     endpoint_core *core;
     Http *http;
+    HttpBus *bus;
     sd_bus *server, *client;
     sd_bus_message *answer;
 } fixture;
@@ -64,7 +65,7 @@ static int set_up(void **state)
     assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair), 0);
     f->server = bus_on(f, pair[0], true);
     f->client = bus_on(f, pair[1], false);
-    assert_true(http_bus_publish(f->http, f->server) >= 0);
+    assert_true(http_bus_publish(f->http, f->server, &f->bus) >= 0);
     *state = f;
     return 0;
 }
@@ -76,6 +77,7 @@ static int tear_down(void **state)
     sd_bus_message_unref(f->answer);
     sd_bus_flush_close_unref(f->client);
     sd_bus_flush_close_unref(f->server);
+    http_bus_free(f->bus);
     http_free(f->http);
     endpoint_core_free(f->core);
     sd_event_unref(f->event);

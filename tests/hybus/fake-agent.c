@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "fake-agent.h"
 
-#include <jansson.h>
+#include <hybus/json.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -135,27 +135,11 @@ static void answer_hello(Child *c, int fd, json_t *o)
     send_json(fd, o, hybus_page_writer_fd(c->page));
 }
 
-static void base64(const uint8_t *in, size_t size, char *out)
-{
-    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-
-    for (size_t i = 0; i < size; i += 3) {
-        uint32_t g = (uint32_t)in[i] << 16 | (i + 1 < size ? (uint32_t)in[i + 1] << 8 : 0) |
-                     (i + 2 < size ? in[i + 2] : 0);
-
-        *out++ = digits[g >> 18 & 63];
-        *out++ = digits[g >> 12 & 63];
-        *out++ = i + 1 < size ? digits[g >> 6 & 63] : '=';
-        *out++ = i + 2 < size ? digits[g & 63] : '=';
-    }
-    *out = '\0';
-}
-
 static void answer_row(Child *c, json_t *question, int fd, json_t *o)
 {
     const json_t *list = json_object_get(question, "permissions");
     uint8_t bits[HYBUS_AGENT_PERMISSIONS_MAX / 8] = {0};
-    char text[sizeof bits * 2];
+    _cleanup_(freep) char *text = NULL;
     char subject[32];
     uint32_t slot = 0;
     size_t n = 0;
@@ -173,7 +157,7 @@ static void answer_row(Child *c, json_t *question, int fd, json_t *o)
         if (allowed(c, question, p))
             bits[n / 8] |= (uint8_t)(1u << n % 8);
     }
-    base64(bits, (n + 7) / 8, text);
+    REQUIRE(hybus_base64_encode(bits, (n + 7) / 8, &text) == 0);
     set_decimal(o, "epoch", hybus_page_writer_epoch(c->page));
     /* A held question was overtaken: its stamp is the one from before. */
     set_decimal(o, "stamp",
