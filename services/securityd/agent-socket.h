@@ -32,6 +32,11 @@ HYBUS_DEFINE_CLEANUP(AgentSocket, agent_socket_free)
 typedef void (*AgentSettled)(void *userdata);
 int agent_socket_changed(AgentSocket *a, AgentSettled f, void *userdata);
 
+/* A token was made or has gone: look again when the next one expires. */
+void agent_socket_arm_expiry(AgentSocket *a);
+/* Somebody has settled: look whether all have. */
+void agent_socket_look(AgentSocket *a);
+
 /* A listening socket at `path`, for tests and for starting without systemd. */
 int agent_socket_listen(const char *path);
 

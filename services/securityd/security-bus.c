@@ -1,168 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "security-bus.h"
 
-#include <hybus/credentials.h>
 #include <hybus/error.h>
-#include <hybus/log.h>
-#include <hybus/object.h>
-#include <sys/queue.h>
 
-#include "subject.h"
+#include "named-subject.h"
+#include "security-call.h"
 
 #define PATH "/org/hybridos/Security1"
 #define INTERFACE "org.hybridos.Security1"
 #define ANSWER_MAX (8u * 1024u * 1024u) /* bytes of rules in one answer */
-
-typedef struct Call Call;
-typedef int (*CallHandler)(Call *call, sd_bus_error *error);
-
-/* A call whose answer waits: for somebody's credentials, or for all peers to settle. */
-struct Call {
-    LIST_ENTRY(Call) calls;
-    SecurityBus *bus;
-    sd_bus_message *message, *reply;
-    sd_bus_slot *slot;
-    CallHandler handler;
-    Subject subject; /* whose credentials were asked for */
-    uint32_t gids[POLICY_GROUPS_MAX];
-    Subject caller;
-    uint32_t caller_gids[POLICY_GROUPS_MAX];
-    char *about; /* bus name of whom Check asks about */
-    bool settling;
-};
-
-struct SecurityBus {
-    Security *security;
-    AgentSocket *socket;
-    sd_bus *bus;
-    hybus_object *object;
-    LIST_HEAD(, Call) calls;
-    size_t n_calls;
-};
-
-/* --- calls that wait ------------------------------------------------------------------------- */
-
-static void call_free(Call *c)
-{
-    LIST_REMOVE(c, calls);
-    c->bus->n_calls--;
-    sd_bus_slot_unref(c->slot);
-    sd_bus_message_unref(c->message);
-    sd_bus_message_unref(c->reply);
-    free(c->about);
-    free(c);
-}
-
-/* Answers with what the handler made of it, unless it goes on waiting. */
-static void call_end(Call *c, int result, sd_bus_error *error)
-{
-    if (result == 0 && c->settling)
-        return;
-    if (result < 0 && sd_bus_error_is_set(error))
-        (void)sd_bus_reply_method_error(c->message, error);
-    else if (result < 0)
-        (void)sd_bus_reply_method_errno(c->message, result, NULL);
-    else if (c->reply)
-        (void)sd_bus_send(NULL, c->reply, NULL);
-    sd_bus_error_free(error);
-    call_free(c);
-}
-
-static void on_credentials(sd_bus_message *m, int result, void *userdata)
-{
-    sd_bus_error error = SD_BUS_ERROR_NULL;
-    hybus_credentials credentials;
-    Call *c = userdata;
-    int r = result;
-
-    c->slot = sd_bus_slot_unref(c->slot);
-    if (r == 0)
-        r = hybus_credentials_read(m, &credentials);
-    if (r == -EHOSTDOWN)
-        r = hybus_error_set(&error, -ENOENT, "Nobody has that name on the bus");
-    else if (r < 0)
-        r = hybus_error_set(&error, -EACCES, "The bus does not tell who that is");
-    if (r >= 0) {
-        memcpy(c->gids, credentials.gids, credentials.n_gids * sizeof c->gids[0]);
-        c->subject.uid = credentials.uid;
-        c->subject.gids = c->gids;
-        c->subject.n_gids = credentials.n_gids;
-        r = c->handler(c, &error);
-    }
-    call_end(c, r, &error);
-}
-
-static int ask_credentials(Call *c, const char *name)
-{
-    return hybus_credentials_ask(c->bus->bus, name, on_credentials, c, &c->slot);
-}
-
-/* The handler runs once the caller's credentials are there, in c->subject. */
-static int with_caller(sd_bus_message *m, SecurityBus *b, CallHandler handler, sd_bus_error *error)
-{
-    Call *c;
-    int r;
-
-    if (b->n_calls >= SECURITY_BUS_CALLS_MAX)
-        return hybus_error_set(error, -ENOBUFS, "Too many changes at once; try again");
-    c = calloc(1, sizeof *c);
-    if (!c)
-        return -ENOMEM;
-    c->bus = b;
-    c->message = sd_bus_message_ref(m);
-    c->handler = handler;
-    LIST_INSERT_HEAD(&b->calls, c, calls);
-    b->n_calls++;
-    r = ask_credentials(c, sd_bus_message_get_sender(m));
-    if (r < 0) {
-        call_free(c);
-        return r;
-    }
-    return 1;
-}
-
-static void on_settled(void *userdata)
-{
-    sd_bus_error error = SD_BUS_ERROR_NULL;
-    Call *c = userdata;
-
-    call_end(c, 1, &error);
-}
-
-static void emit_generation(SecurityBus *b)
-{
-    hybus_object_changed(b->object, "Generation", "Claimed", "Development", "PolicyError", NULL);
-}
-
-/* The answer (c->reply) leaves when nobody allows any more what has been revoked. */
-static int settle(Call *c)
-{
-    int r;
-
-    c->settling = true;
-    r = agent_socket_changed(c->bus->socket, on_settled, c);
-    if (r < 0)
-        c->settling = false;
-    emit_generation(c->bus);
-    return r;
-}
-
-static int settle_with_generation(Call *c, const char *rule)
-{
-    int r = sd_bus_message_new_method_return(c->message, &c->reply);
-
-    if (r >= 0 && rule)
-        r = sd_bus_message_append(c->reply, "s", rule);
-    if (r >= 0)
-        r = sd_bus_message_append(c->reply, "t", security_generation(c->bus->security));
-    return r < 0 ? r : settle(c);
-}
-
-static int settle_empty(Call *c)
-{
-    int r = sd_bus_message_new_method_return(c->message, &c->reply);
-    return r < 0 ? r : settle(c);
-}
 
 /* --- explanations ---------------------------------------------------------------------------- */
 
@@ -300,7 +146,7 @@ static int check(Call *c, sd_bus_error *error)
         c->handler = check_connection;
         c->subject = (Subject){0};
         c->settling = true;
-        r = ask_credentials(c, name);
+        r = call_ask_credentials(c, name);
         if (r == -EINVAL)
             return hybus_error_set(error, r, "bus: needs a unique name such as :1.42");
         return r < 0 ? r : 0;
@@ -317,7 +163,7 @@ static int check(Call *c, sd_bus_error *error)
 
 static int method_check(sd_bus_message *m, void *userdata, sd_bus_error *error)
 {
-    return with_caller(m, userdata, check, error);
+    return call_with_caller(m, userdata, check, error);
 }
 
 static int method_list_rules(sd_bus_message *m, void *userdata, sd_bus_error *error)
@@ -472,40 +318,49 @@ static int method_list_audit(sd_bus_message *m, void *userdata, sd_bus_error *er
     return r < 0 ? r : sd_bus_send(NULL, reply, NULL);
 }
 
-static int method_list_users(sd_bus_message *m, void *userdata, sd_bus_error *error)
+/* An array of rows: append(reply, store, i) for each. */
+static int reply_with_list(sd_bus_message *m, const Store *s, const char *type, size_t n,
+                           int (*append)(sd_bus_message *, const Store *, size_t))
 {
     _cleanup_(message_unrefp) sd_bus_message *reply = NULL;
-    SecurityBus *b = userdata;
-    const Store *s = b->security->store;
     int r = new_answer(m, &reply);
 
     if (r >= 0)
-        r = sd_bus_message_open_container(reply, 'a', "(st)");
-    for (size_t i = 0; i < s->n_users && r >= 0; i++)
-        r = sd_bus_message_append(reply, "(st)", s->users[i].name, s->users[i].created);
+        r = sd_bus_message_open_container(reply, 'a', type);
+    for (size_t i = 0; i < n && r >= 0; i++)
+        r = append(reply, s, i);
     if (r >= 0)
         r = sd_bus_message_close_container(reply);
     return r < 0 ? r : sd_bus_send(NULL, reply, NULL);
 }
 
+static int append_user(sd_bus_message *reply, const Store *s, size_t i)
+{
+    return sd_bus_message_append(reply, "(st)", s->users[i].name, s->users[i].created);
+}
+
+static int method_list_users(sd_bus_message *m, void *userdata, sd_bus_error *error)
+{
+    const SecurityBus *b = userdata;
+    const Store *s = b->security->store;
+
+    return reply_with_list(m, s, "(st)", s->n_users, append_user);
+}
+
+static int append_token(sd_bus_message *reply, const Store *s, size_t i)
+{
+    const Token *t = &s->tokens[i];
+
+    return sd_bus_message_append(reply, "(ssttt)", t->name, t->principal, t->created, t->expires,
+                                 t->last_used);
+}
+
 static int method_list_tokens(sd_bus_message *m, void *userdata, sd_bus_error *error)
 {
-    _cleanup_(message_unrefp) sd_bus_message *reply = NULL;
-    SecurityBus *b = userdata;
+    const SecurityBus *b = userdata;
     const Store *s = b->security->store;
-    int r = new_answer(m, &reply);
 
-    if (r >= 0)
-        r = sd_bus_message_open_container(reply, 'a', "(ssttt)");
-    for (size_t i = 0; i < s->n_tokens && r >= 0; i++) {
-        const Token *t = &s->tokens[i];
-
-        r = sd_bus_message_append(reply, "(ssttt)", t->name, t->principal, t->created, t->expires,
-                                  t->last_used);
-    }
-    if (r >= 0)
-        r = sd_bus_message_close_container(reply);
-    return r < 0 ? r : sd_bus_send(NULL, reply, NULL);
+    return reply_with_list(m, s, "(ssttt)", s->n_tokens, append_token);
 }
 
 /* --- handlers: changes ----------------------------------------------------------------------- */
@@ -534,12 +389,12 @@ static int grant(Call *c, sd_bus_error *error)
     if (r < 0)
         return change_error(error, r, &e, "Cannot grant");
     hybus_config_error_done(&e);
-    return settle_with_generation(c, rule->id);
+    return call_settle_with_generation(c, rule->id);
 }
 
 static int method_grant(sd_bus_message *m, void *userdata, sd_bus_error *error)
 {
-    return with_caller(m, userdata, grant, error);
+    return call_with_caller(m, userdata, grant, error);
 }
 
 static int revoke_rule(Call *c, sd_bus_error *error)
@@ -557,12 +412,12 @@ static int revoke_rule(Call *c, sd_bus_error *error)
         return change_error(error, r, &e, r == -ENOENT ? "No such rule" : "Cannot revoke");
     }
     hybus_config_error_done(&e);
-    return settle_with_generation(c, NULL);
+    return call_settle_with_generation(c, NULL);
 }
 
 static int method_revoke(sd_bus_message *m, void *userdata, sd_bus_error *error)
 {
-    return with_caller(m, userdata, revoke_rule, error);
+    return call_with_caller(m, userdata, revoke_rule, error);
 }
 
 static int reload(Call *c, sd_bus_error *error)
@@ -571,17 +426,17 @@ static int reload(Call *c, sd_bus_error *error)
     int r = security_reload(s);
 
     if (r < 0) {
-        emit_generation(c->bus);
+        security_bus_changed(c->bus);
         return hybus_error_set(error, -EINVAL, "%s",
                                s->policy_error ? s->policy_error : strerror(-r));
     }
     security_note(s, &c->subject, "Reload", r > 0 ? "changed" : "nothing changed");
-    return settle_with_generation(c, NULL);
+    return call_settle_with_generation(c, NULL);
 }
 
 static int method_reload(sd_bus_message *m, void *userdata, sd_bus_error *error)
 {
-    return with_caller(m, userdata, reload, error);
+    return call_with_caller(m, userdata, reload, error);
 }
 
 static int change_name(Call *c, int (*f)(Security *, const Subject *, const char *),
@@ -598,7 +453,7 @@ static int change_name(Call *c, int (*f)(Security *, const Subject *, const char
         (void)agent_socket_changed(c->bus->socket, NULL, NULL);
         return change_error(error, r, &e, "Cannot do that");
     }
-    return settle_empty(c);
+    return call_settle_empty(c);
 }
 
 static int add_user(Call *c, sd_bus_error *error)
@@ -608,7 +463,7 @@ static int add_user(Call *c, sd_bus_error *error)
 
 static int method_add_user(sd_bus_message *m, void *userdata, sd_bus_error *error)
 {
-    return with_caller(m, userdata, add_user, error);
+    return call_with_caller(m, userdata, add_user, error);
 }
 
 static int remove_user(Call *c, sd_bus_error *error)
@@ -618,7 +473,7 @@ static int remove_user(Call *c, sd_bus_error *error)
 
 static int method_remove_user(sd_bus_message *m, void *userdata, sd_bus_error *error)
 {
-    return with_caller(m, userdata, remove_user, error);
+    return call_with_caller(m, userdata, remove_user, error);
 }
 
 static int remove_token(Call *c, sd_bus_error *error)
@@ -628,7 +483,7 @@ static int remove_token(Call *c, sd_bus_error *error)
 
 static int method_remove_token(sd_bus_message *m, void *userdata, sd_bus_error *error)
 {
-    return with_caller(m, userdata, remove_token, error);
+    return call_with_caller(m, userdata, remove_token, error);
 }
 
 /* --- properties ------------------------------------------------------------------------------ */
@@ -767,5 +622,5 @@ void security_bus_free(SecurityBus *b)
 
 void security_bus_changed(SecurityBus *b)
 {
-    emit_generation(b);
+    hybus_object_changed(b->object, "Generation", "Claimed", "Development", "PolicyError", NULL);
 }

@@ -1,17 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "security.h"
-
-#include <fcntl.h>
 #include <hybus/log.h>
-#include <openssl/crypto.h>
 #include <sys/random.h>
 #include <time.h>
 
 #include "accepted.h"
+#include "security-internal.h"
 
 #define SECOND UINT64_C(1000000)
-#define CODE_FILE "setup-code"
-#define ISSUE_FILE "setup.issue"
 
 /* Only local root, as long as nothing better can be read. */
 static const char fallback_policy[] = "[grant last-resort-root]\n"
@@ -20,15 +15,12 @@ static const char fallback_policy[] = "[grant last-resort-root]\n"
                                       "When = local\n"
                                       "Description = no policy could be read\n";
 
-void principal_free(Principal *p)
+uint64_t security_boottime(void)
 {
-    if (!p)
-        return;
-    free(p->name);
-    free(p->token);
-    free(p->protocol);
-    words_free(p->roles);
-    free(p);
+    struct timespec ts;
+
+    clock_gettime(CLOCK_BOOTTIME, &ts);
+    return (uint64_t)ts.tv_sec * SECOND + (uint64_t)ts.tv_nsec / 1000u;
 }
 
 /* --- subjects -------------------------------------------------------------------------------- */
@@ -60,18 +52,6 @@ uint32_t security_slot(const Subject *subject)
     return slot_of(security_subject_name(subject));
 }
 
-Subject security_remote_subject(const Principal *p)
-{
-    if (!p)
-        return (Subject){.remote = true, .encrypted = UNKNOWN};
-    return (Subject){.remote = true,
-                     .name = p->name,
-                     .token = p->token,
-                     .roles = p->roles,
-                     .encrypted = p->encrypted ? YES : NO,
-                     .protocol = p->protocol};
-}
-
 uint64_t security_generation(const Security *s)
 {
     return s->store->generation;
@@ -79,8 +59,7 @@ uint64_t security_generation(const Security *s)
 
 /* --- changes --------------------------------------------------------------------------------- */
 
-/* Moves what a rule may have touched. A rule for groups, roles or everybody touches all. */
-static void move_slots_of(Security *s, const Rule *rule)
+void security_move_rule(Security *s, const Rule *rule)
 {
     for (char **subject = rule->subjects; subject && *subject; subject++) {
         const char *name = startswith(*subject, "token:");
@@ -97,15 +76,14 @@ static void move_slots_of(Security *s, const Rule *rule)
     }
 }
 
-static void adopt(Security *s, Policy *policy)
+void security_adopt(Security *s, Policy *policy)
 {
     policy_unref(s->policy);
     s->policy = policy;
     s->fallback = false;
 }
 
-/* What is in force has changed: count it and remember it for the next boot. */
-static int accept_generation(Security *s)
+int security_accept(Security *s)
 {
     int r, result;
 
@@ -114,6 +92,13 @@ static int accept_generation(Security *s)
     r = store_save(s->store);
     return result < 0 ? result : r;
 }
+
+void security_move_principal(Security *s, const char *principal)
+{
+    (void)hybus_page_writer_bump(s->page, slot_of(principal));
+}
+
+/* --- files ----------------------------------------------------------------------------------- */
 
 static void set_policy_error(Security *s, int error, hybus_config_error *e)
 {
@@ -161,14 +146,14 @@ static int take(Security *s, Policy *policy, Catalogue *catalogue, PolicyNotes *
                    !s->catalogue || !catalogue_equal(s->catalogue, catalogue);
     int r = 0;
 
-    adopt(s, policy);
+    security_adopt(s, policy);
     catalogue_free(s->catalogue);
     s->catalogue = catalogue;
     s->notes = *notes;
     *notes = (PolicyNotes){0};
     if (changed) {
         (void)hybus_page_writer_bump(s->page, UINT32_MAX);
-        r = accept_generation(s);
+        r = security_accept(s);
     }
     audit_notes(s, &old);
     policy_notes_done(&old);
@@ -220,62 +205,6 @@ static int load_policy(Security *s)
     return r == -ENOMEM ? r : 0;
 }
 
-/* 60 bits without letters that look alike; shown on the console until somebody has claimed the
- * device. Throttled, it outlives anybody's patience. */
-static int make_code(char code[SECURITY_CODE_SIZE + 1])
-{
-    static const char digits[] = "0123456789abcdefghjkmnpqrstvwxyz";
-    uint8_t random[SECURITY_CODE_SIZE];
-
-    if (getrandom(random, sizeof random, 0) != sizeof random)
-        return -EIO;
-    for (size_t i = 0; i < SECURITY_CODE_SIZE; i++)
-        code[i] = digits[random[i] % 32];
-    code[SECURITY_CODE_SIZE] = '\0';
-    return 0;
-}
-
-static int offer_code(Security *s)
-{
-    const char *runtime = s->settings->runtime_directory;
-    char issue[256];
-    int n, r;
-
-    if (s->store->claimed)
-        return 0;
-    r = make_code(s->setup_code);
-    if (r < 0)
-        return r;
-    r = write_file_atomically(runtime, CODE_FILE, s->setup_code, strlen(s->setup_code), 0600);
-    if (r >= 0) {
-        n = snprintf(issue, sizeof issue,
-                     "\nThis HybridOS device has no administrator yet. To become one:\n"
-                     "    h-policy setup --code %s\n\n",
-                     s->setup_code);
-        r = write_file_atomically(runtime, ISSUE_FILE, issue, (size_t)n, 0600);
-    }
-    if (r < 0) {
-        hybus_log_errno(LOG_WARNING, r, "Cannot show the setup code; only local root can claim");
-        explicit_bzero(s->setup_code, sizeof s->setup_code);
-    }
-    return 0;
-}
-
-static void withdraw_code(Security *s)
-{
-    static const char *const files[] = {CODE_FILE, ISSUE_FILE};
-
-    explicit_bzero(s->setup_code, sizeof s->setup_code);
-    for (size_t i = 0; i < ELEMENTS(files); i++) {
-        _cleanup_(freep) char *path = NULL;
-
-        if (asprintf(&path, "%s/%s", s->settings->runtime_directory, files[i]) < 0)
-            path = NULL;
-        else
-            (void)unlink(path);
-    }
-}
-
 int security_new(const SecuritySettings *settings, AuditSink sink, Security **ret)
 {
     _cleanup_(security_freep) Security *s = calloc(1, sizeof *s);
@@ -301,7 +230,7 @@ int security_new(const SecuritySettings *settings, AuditSink sink, Security **re
         hybus_warning("The state comes from elsewhere or from a backup: all tokens are void");
     r = load_policy(s);
     if (r >= 0)
-        r = offer_code(s);
+        r = security_offer_code(s);
     if (r < 0)
         return r;
     *ret = TAKE_PTR(s);
@@ -321,557 +250,6 @@ void security_free(Security *s)
     free(s->policy_error);
     explicit_bzero(s->setup_code, sizeof s->setup_code);
     free(s);
-}
-
-/* --- grant and revoke ------------------------------------------------------------------------ */
-
-static int granted_file(const char *id, char *ret, size_t size)
-{
-    return (size_t)snprintf(ret, size, "70-granted-%s.policy", id) < size ? 0 : -ENAMETOOLONG;
-}
-
-static bool is_granted_file(const Security *s, const Rule *rule)
-{
-    char name[128];
-    const char *rest = startswith(rule->file, s->settings->grant_directory);
-
-    return granted_file(rule->id, name, sizeof name) >= 0 && rest && *rest == '/' &&
-           streq(rest + 1, name);
-}
-
-static size_t granted_files(const Security *s)
-{
-    Rule *const *rules;
-    size_t n = policy_rules(s->policy, &rules), found = 0;
-
-    for (size_t i = 0; i < n; i++)
-        found += is_granted_file(s, rules[i]);
-    return found;
-}
-
-/* Those who can never hold a permission must not look as if they did. */
-static int check_subjects(const Rule *rule, hybus_config_error *e)
-{
-    for (char **subject = rule->subjects; *subject; subject++) {
-        const char *id = startswith(*subject, "uid:");
-
-        if (!id)
-            id = startswith(*subject, "gid:");
-        if (id && !uid_may_hold((uint32_t)strtoul(id, NULL, 10))) {
-            (void)hybus_config_error_set(
-                e, NULL, "%s is an overflow or dynamic id and never holds a permission", *subject);
-            return -EINVAL;
-        }
-    }
-    return 0;
-}
-
-static int check_holds(const Security *s, const Subject *caller, const Rule *rule,
-                       hybus_config_error *e)
-{
-    for (char **p = rule->permissions; *p; p++)
-        if (!policy_holds(s->policy, caller, *p, rule)) {
-            (void)hybus_config_error_set(
-                e, NULL, "you do not hold %s yourself, at least not under all conditions of this rule",
-                *p);
-            return -EACCES;
-        }
-    return 0;
-}
-
-static int fresh_id(const Security *s, char *ret, size_t size)
-{
-    for (uint64_t n = s->store->generation + 1;; n++) {
-        snprintf(ret, size, "grant-%llu", (unsigned long long)n);
-        if (!policy_rule(s->policy, ret))
-            return 0;
-    }
-}
-
-static int write_rule(const Security *s, Rule *rule, const Subject *caller)
-{
-    _cleanup_(freep) char *section = rule_format(rule, false), *text = NULL, *file = NULL;
-    char name[128];
-    int r = granted_file(rule->id, name, sizeof name);
-
-    if (r < 0)
-        return r;
-    if (!section ||
-        asprintf(&text, "# granted by %s\n%s", security_subject_name(caller), section) < 0) {
-        text = NULL;
-        return -ENOMEM;
-    }
-    if (asprintf(&file, "%s/%s", s->settings->grant_directory, name) < 0) {
-        file = NULL;
-        return -ENOMEM;
-    }
-    r = write_file_atomically(s->settings->grant_directory, name, text, strlen(text), 0644);
-    if (r < 0)
-        return r;
-    free(rule->file);
-    rule->file = TAKE_PTR(file);
-    rule->line = 2;
-    rule->column = 1;
-    return 0;
-}
-
-static int remove_file(const Security *s, const char *id)
-{
-    _cleanup_(closep) int dir =
-        open(s->settings->grant_directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    char name[128];
-
-    if (dir < 0)
-        return -errno;
-    if (granted_file(id, name, sizeof name) < 0)
-        return -ENAMETOOLONG;
-    if (unlinkat(dir, name, 0) < 0 && errno != ENOENT)
-        return -errno;
-    return fsync(dir) < 0 ? -errno : 0;
-}
-
-/* The rules in force with one more, or without one. */
-static int policy_with(const Policy *old, Rule *more, const Rule *less, Policy **ret)
-{
-    Rule *const *rules;
-    size_t n = policy_rules(old, &rules), k = 0, twice;
-    _cleanup_(freep) Rule **list = calloc(n + 1, sizeof *list);
-
-    if (!list)
-        return -ENOMEM;
-    for (size_t i = 0; i < n; i++)
-        if (rules[i] != less)
-            list[k++] = rules[i];
-    if (more)
-        list[k++] = more;
-    return policy_new(list, k, ret, &twice);
-}
-
-static int grant_rule(Security *s, const Subject *caller, Rule *rule)
-{
-    _cleanup_(policy_unrefp) Policy *policy = NULL;
-    int r;
-
-    /* The model first, so that what is written can also be loaded. */
-    r = policy_with(s->policy, rule, NULL, &policy);
-    if (r >= 0)
-        r = write_rule(s, rule, caller);
-    if (r < 0)
-        return r;
-    adopt(s, TAKE_PTR(policy));
-    move_slots_of(s, rule);
-    r = accept_generation(s);
-    if (r < 0)
-        hybus_log_errno(LOG_WARNING, r, "The policy in force could not be kept for the next boot");
-    return 1;
-}
-
-int security_grant(Security *s, const Subject *caller, const char *id, const char *to,
-                   const char *permissions, const char *when, const Rule **ret,
-                   hybus_config_error *e)
-{
-    _cleanup_(rule_unrefp) Rule *rule = NULL;
-    char made[64];
-    int r;
-
-    if (!*id && fresh_id(s, made, sizeof made) >= 0)
-        id = made;
-    if (s->fallback) {
-        (void)hybus_config_error_set(e, NULL, "no policy could be read; repair the files first");
-        return -EACCES;
-    }
-    r = rule_new(RULE_GRANT, id, to, permissions, when, &rule, e);
-    if (r >= 0)
-        r = check_subjects(rule, e);
-    if (r >= 0)
-        r = check_holds(s, caller, rule, e);
-    if (r < 0)
-        return r;
-    if (policy_rule(s->policy, id)) {
-        (void)hybus_config_error_set(e, NULL, "the id \"%s\" is taken", id);
-        return -EEXIST;
-    }
-    if (granted_files(s) >= SECURITY_GRANTED_FILES_MAX) {
-        (void)hybus_config_error_set(e, NULL, "more than %u granted rules; write them into one file",
-                                     SECURITY_GRANTED_FILES_MAX);
-        return -ENOBUFS;
-    }
-    r = grant_rule(s, caller, rule);
-    if (r < 0)
-        return r;
-    security_note(s, caller, "Grant", rule->id);
-    *ret = policy_rule(s->policy, rule->id);
-    return r;
-}
-
-int security_revoke(Security *s, const Subject *caller, const char *id, hybus_config_error *e)
-{
-    _cleanup_(policy_unrefp) Policy *policy = NULL;
-    _cleanup_(rule_unrefp) Rule *rule = policy_rule(s->policy, id);
-    int r, removed;
-
-    if (!rule)
-        return -ENOENT;
-    rule_ref(rule);
-    if (!is_granted_file(s, rule)) {
-        (void)hybus_config_error_set(e, NULL, "rule \"%s\" stands in %s:%u and was not made by Grant",
-                                     id, rule->file, rule->line);
-        return -EOPNOTSUPP;
-    }
-    r = policy_with(s->policy, NULL, rule, &policy);
-    if (r < 0)
-        return r;
-    /* From here on it is revoked, whatever happens to files. */
-    adopt(s, TAKE_PTR(policy));
-    move_slots_of(s, rule);
-    removed = remove_file(s, id);
-    r = accept_generation(s);
-    security_note(s, caller, "Revoke", id);
-    if (removed < 0 || r < 0) {
-        hybus_log_errno(LOG_ERR, removed < 0 ? removed : r,
-                        "Rule \"%s\" is revoked, but may be back after the next start", id);
-        (void)hybus_config_error_set(e, NULL,
-                                     "revoked, but its file could not be removed: it may be back "
-                                     "after the next start");
-    }
-    return removed < 0 ? removed : r < 0 ? r : 1;
-}
-
-/* --- users and tokens ------------------------------------------------------------------------ */
-
-int security_add_user(Security *s, const Subject *caller, const char *name)
-{
-    int r = store_add_user(s->store, name);
-
-    if (r < 0)
-        return r;
-    r = store_save(s->store);
-    if (r < 0) {
-        (void)store_remove_user(s->store, name);
-        return r;
-    }
-    security_note(s, caller, "AddUser", name);
-    return 0;
-}
-
-static void move_principal(Security *s, const char *principal)
-{
-    (void)hybus_page_writer_bump(s->page, slot_of(principal));
-}
-
-int security_remove_user(Security *s, const Subject *caller, const char *name)
-{
-    char principal[80];
-    int r = store_remove_user(s->store, name);
-
-    if (r < 0)
-        return r;
-    snprintf(principal, sizeof principal, "user:%s", name);
-    for (size_t i = s->store->n_tokens; i-- > 0;)
-        if (streq(s->store->tokens[i].principal, principal))
-            (void)store_remove_token(s->store, s->store->tokens[i].name);
-    move_principal(s, principal);
-    security_note(s, caller, "RemoveUser", name);
-    r = store_save(s->store);
-    return r < 0 ? r : 1;
-}
-
-int security_remove_token(Security *s, const Subject *caller, const char *name)
-{
-    _cleanup_(freep) char *principal = NULL, *kept = strdup(name);
-    const Token *token = store_token(s->store, name);
-    int r;
-
-    if (!token)
-        return -ENOENT;
-    principal = strdup(token->principal);
-    if (!principal || !kept)
-        return -ENOMEM;
-    (void)store_remove_token(s->store, kept);
-    move_principal(s, principal);
-    security_note(s, caller, "RemoveToken", kept);
-    r = store_save(s->store);
-    return r < 0 ? r : 1;
-}
-
-/* Whoever could make a token with rights of others would grant what they do not hold. */
-static int check_rights_of(const Security *s, const Subject *caller, const char *subject,
-                           hybus_config_error *e)
-{
-    Rule *const *rules;
-    size_t n = policy_rules(s->policy, &rules);
-
-    for (size_t i = 0; i < n; i++)
-        if (rules[i]->kind == RULE_GRANT && words_contain(rules[i]->subjects, subject)) {
-            int r = check_holds(s, caller, rules[i], e);
-            if (r < 0)
-                return r;
-        }
-    return 0;
-}
-
-int security_add_token(Security *s, const Subject *caller, const char *name, const char *as,
-                       char *const *roles, uint64_t lifetime_usec, char **ret_secret,
-                       hybus_config_error *e)
-{
-    char own[80], role_name[80];
-    int r = 0;
-
-    if (!principal_name_is_valid(name))
-        return -EINVAL;
-    snprintf(own, sizeof own, "token:%s", name);
-    if (words_count(roles) > 64)
-        return -EINVAL;
-    if (as && (!startswith(as, "user:") || !store_user(s->store, as + strlen("user:"))))
-        return -ENOENT;
-    r = check_rights_of(s, caller, own, e);
-    if (r >= 0 && as)
-        r = check_rights_of(s, caller, as, e);
-    for (char *const *role = roles; r >= 0 && role && *role; role++) {
-        if (!principal_name_is_valid(*role))
-            return -EINVAL;
-        snprintf(role_name, sizeof role_name, "role:%s", *role);
-        r = check_rights_of(s, caller, role_name, e);
-    }
-    if (r >= 0)
-        r = store_add_token(s->store, name, as ? as : own, roles, lifetime_usec, ret_secret);
-    if (r < 0)
-        return r;
-    r = store_save(s->store);
-    if (r < 0) {
-        (void)store_remove_token(s->store, name);
-        explicit_bzero(*ret_secret, strlen(*ret_secret));
-        free(*ret_secret);
-        *ret_secret = NULL;
-        return r;
-    }
-    security_note(s, caller, "token-add", name);
-    return 0;
-}
-
-/* --- setup ----------------------------------------------------------------------------------- */
-
-static uint64_t boottime(void)
-{
-    struct timespec ts;
-
-    clock_gettime(CLOCK_BOOTTIME, &ts);
-    return (uint64_t)ts.tv_sec * SECOND + (uint64_t)ts.tv_nsec / 1000u;
-}
-
-static bool code_is(const char *expected, const char *code)
-{
-    uint8_t a[TOKEN_HASH_SIZE], b[TOKEN_HASH_SIZE];
-
-    if (!*expected)
-        return false;
-    sha256(expected, strlen(expected), a);
-    sha256(code, strlen(code), b);
-    return CRYPTO_memcmp(a, b, sizeof a) == 0;
-}
-
-/* The code shown on the console, or the one printed on the device. */
-static bool code_is_right(const Security *s, const char *code)
-{
-    _cleanup_(freep) char *label = NULL, *directory = NULL;
-    const char *path = strempty(s->settings->label_code_file), *slash = strrchr(path, '/');
-    size_t size;
-    bool right = code_is(s->setup_code, code);
-
-    if (!slash || !(directory = strndup(path, (size_t)(slash - path))) ||
-        read_file_limited(directory, slash + 1, 128, &label, &size) < 0)
-        return right;
-    label[strcspn(label, " \t\r\n")] = '\0';
-    /* A short label could be guessed in spite of the throttle. */
-    right |= strlen(label) >= 8 && code_is(label, code);
-    explicit_bzero(label, size);
-    return right;
-}
-
-static int check_claim(Security *s, const Subject *caller, const char *code, uint64_t *ret_wait)
-{
-    char peer[32];
-
-    if (!caller->remote && caller->uid == 0)
-        return 0;
-    if (s->store->claimed || !code || !*code)
-        return -EACCES;
-    snprintf(peer, sizeof peer, "uid %u", caller->uid);
-    *ret_wait = throttle_wait(&s->codes, peer, boottime());
-    if (*ret_wait > 0) {
-        s->statistics.throttled++;
-        return -EAGAIN;
-    }
-    if (code_is_right(s, code))
-        return 0;
-    (void)throttle_failure(&s->codes, peer, boottime());
-    return -EACCES;
-}
-
-static int grant_administrator(Security *s, const Subject *caller, const char *user)
-{
-    _cleanup_(hybus_config_error_done) hybus_config_error e = {0};
-    _cleanup_(rule_unrefp) Rule *rule = NULL;
-    char id[80], to[80];
-    int r;
-
-    snprintf(id, sizeof id, "administrator-%s", user);
-    id[64] = '\0';
-    snprintf(to, sizeof to, "user:%s", user);
-    if (policy_rule(s->policy, id))
-        return 0;
-    r = rule_new(RULE_GRANT, id, to, "*", "encrypted", &rule, &e);
-    return r < 0 ? r : grant_rule(s, caller, rule);
-}
-
-int security_setup(Security *s, const Subject *caller, const char *code, const char *user,
-                   char **ret_secret, uint64_t *ret_wait)
-{
-    char principal[80], name[80];
-    int r = check_claim(s, caller, code, ret_wait);
-
-    if (r < 0) {
-        security_note(s, caller, "setup", "refused");
-        return r;
-    }
-    if (!principal_name_is_valid(user) || s->fallback)
-        return -EINVAL;
-    snprintf(principal, sizeof principal, "user:%s", user);
-    snprintf(name, sizeof name, "setup-%.50s", user);
-    for (unsigned n = 2; store_token(s->store, name); n++)
-        snprintf(name, sizeof name, "setup-%.50s-%u", user, n);
-    r = grant_administrator(s, caller, user);
-    if (r < 0)
-        return r;
-    if (!store_user(s->store, user))
-        r = store_add_user(s->store, user);
-    if (r >= 0)
-        r = store_add_token(s->store, name, principal, NULL, 0, ret_secret);
-    if (r < 0)
-        return r;
-    s->store->claimed = true;
-    r = store_save(s->store);
-    if (r < 0) {
-        explicit_bzero(*ret_secret, strlen(*ret_secret));
-        free(TAKE_PTR(*ret_secret));
-        (void)store_remove_token(s->store, name);
-        return r;
-    }
-    withdraw_code(s);
-    security_note(s, caller, "setup", user);
-    return 1;
-}
-
-/* --- connect requests ------------------------------------------------------------------------ */
-
-bool security_principal_is_void(Security *s, const Principal *p)
-{
-    const char *name = p->token ? startswith(p->token, "token:") : NULL;
-    const Token *t = name ? store_token(s->store, name) : NULL;
-
-    /* A new token of the same name is another one. */
-    return !t || !streq(t->principal, p->name) || t->expires != p->expires ||
-           (t->expires && t->expires <= store_now(s->store));
-}
-
-static int principal_of(Security *s, const Token *t, const Connect *c, Principal **ret)
-{
-    _cleanup_(principal_freep) Principal *p = calloc(1, sizeof *p);
-
-    if (!p)
-        return -ENOMEM;
-    p->handle = s->next_handle;
-    p->name = strdup(t->principal);
-    p->protocol = strdup(c->protocol);
-    p->encrypted = c->tls && *c->tls;
-    p->expires = t->expires;
-    if (asprintf(&p->token, "token:%s", t->name) < 0)
-        p->token = NULL;
-    if (!p->name || !p->protocol || !p->token)
-        return -ENOMEM;
-    for (char **role = t->roles; role && *role; role++)
-        if (words_add(&p->roles, *role, strlen(*role)) < 0)
-            return -ENOMEM;
-    s->next_handle++;
-    *ret = TAKE_PTR(p);
-    return 0;
-}
-
-static int match_bearer(Security *s, const Connect *c, Principal **ret, uint64_t *ret_wait)
-{
-    Token *t = store_match(s->store, c->bearer);
-
-    if (!t) {
-        *ret_wait = throttle_failure(&s->bearers, c->peer, boottime());
-        s->statistics.throttled += *ret_wait > 0;
-        return *ret_wait > 0 ? -EAGAIN : -EKEYREJECTED;
-    }
-    t->last_used = store_now(s->store); /* kept with the next write: use costs no flash */
-    return principal_of(s, t, c, ret);
-}
-
-/* Only a rule that says so keeps somebody from connecting: whoever holds nothing may still connect
- * and is then told to authenticate. */
-static bool may_connect(Security *s, const Connect *c, const Principal *p)
-{
-    Subject subject = security_remote_subject(p);
-    char permission[64];
-    Verdict v;
-
-    if (!p) {
-        subject.encrypted = c->tls && *c->tls ? YES : NO;
-        subject.protocol = c->protocol;
-    }
-    snprintf(permission, sizeof permission, "connect.%s", c->protocol);
-    v = policy_judge(s->policy, &subject, permission);
-    return !v.rule || v.rule->kind == RULE_GRANT;
-}
-
-int security_connect(Security *s, const Connect *c, Principal **ret, uint64_t *ret_wait)
-{
-    _cleanup_(principal_freep) Principal *p = NULL;
-    int r = 0;
-
-    s->statistics.checks++;
-    if (!principal_name_is_valid(strempty(c->protocol)))
-        return -EINVAL;
-    if (c->bearer)
-        r = match_bearer(s, c, &p, ret_wait);
-    if (r < 0)
-        return r;
-    if (!may_connect(s, c, p))
-        return -EACCES;
-    *ret = TAKE_PTR(p);
-    return 0;
-}
-
-uint64_t security_next_expiry(Security *s)
-{
-    uint64_t now = store_now(s->store), next = UINT64_MAX;
-
-    for (size_t i = 0; i < s->store->n_tokens; i++) {
-        uint64_t expires = s->store->tokens[i].expires;
-
-        if (expires > now && expires < next)
-            next = expires;
-    }
-    return next;
-}
-
-bool security_expire(Security *s, uint64_t since)
-{
-    uint64_t now = store_now(s->store);
-    bool any = false;
-
-    for (size_t i = 0; i < s->store->n_tokens; i++) {
-        const Token *t = &s->store->tokens[i];
-
-        if (t->expires > since && t->expires <= now) {
-            move_principal(s, t->principal);
-            any = true;
-        }
-    }
-    return any;
 }
 
 /* --- judging and explaining ------------------------------------------------------------------ */

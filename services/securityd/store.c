@@ -4,7 +4,6 @@
 #include <fcntl.h>
 #include <jansson.h>
 #include <openssl/crypto.h>
-#include <openssl/sha.h>
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -15,110 +14,6 @@
 #define ANCHOR_FILE "anchor"
 #define STATE_MAX (4u * 1024u * 1024u)
 #define SECRET_PREFIX "hyb_"
-
-/* --- files ----------------------------------------------------------------------------------- */
-
-static int write_all(int fd, const char *data, size_t size)
-{
-    while (size > 0) {
-        ssize_t n = write(fd, data, size);
-
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
-            return -errno;
-        data += n;
-        size -= (size_t)n;
-    }
-    return 0;
-}
-
-int write_file_atomically(const char *directory, const char *name, const char *data, size_t size,
-                          unsigned mode)
-{
-    _cleanup_(closep) int dir = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC), fd = -1;
-    char temporary[300];
-    int r;
-
-    if (dir < 0)
-        return -errno;
-    if ((size_t)snprintf(temporary, sizeof temporary, ".%s.new", name) >= sizeof temporary)
-        return -ENAMETOOLONG;
-    if (unlinkat(dir, temporary, 0) < 0 && errno != ENOENT)
-        return -errno;
-    fd = openat(dir, temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, mode);
-    if (fd < 0)
-        return -errno;
-    r = write_all(fd, data, size);
-    if (r >= 0 && fsync(fd) < 0)
-        r = -errno;
-    if (r >= 0 && renameat(dir, temporary, dir, name) < 0)
-        r = -errno;
-    if (r < 0) {
-        (void)unlinkat(dir, temporary, 0);
-        return r;
-    }
-    return fsync(dir) < 0 ? -errno : 0;
-}
-
-int read_file_limited(const char *directory, const char *name, size_t max, char **ret,
-                      size_t *ret_size)
-{
-    _cleanup_(closep) int dir = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC), fd = -1;
-    _cleanup_(freep) char *data = NULL;
-    struct stat st;
-    size_t size = 0;
-
-    if (dir < 0)
-        return -errno;
-    fd = openat(dir, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
-    if (fd < 0 || fstat(fd, &st) < 0)
-        return -errno;
-    if (!S_ISREG(st.st_mode))
-        return -EBADMSG;
-    if (st.st_size < 0 || (size_t)st.st_size > max)
-        return -EFBIG;
-    data = malloc((size_t)st.st_size + 1);
-    if (!data)
-        return -ENOMEM;
-    while (size < (size_t)st.st_size) {
-        ssize_t n = read(fd, data + size, (size_t)st.st_size - size);
-
-        if (n < 0)
-            return -errno;
-        if (n == 0)
-            break;
-        size += (size_t)n;
-    }
-    data[size] = '\0';
-    *ret = TAKE_PTR(data);
-    *ret_size = size;
-    return 0;
-}
-
-void sha256(const void *data, size_t size, uint8_t ret[TOKEN_HASH_SIZE])
-{
-    SHA256(data, size, ret);
-}
-
-void hex_encode(const uint8_t *data, size_t size, char *ret)
-{
-    for (size_t i = 0; i < size; i++)
-        sprintf(ret + 2 * i, "%02x", data[i]);
-    ret[2 * size] = '\0';
-}
-
-int hex_decode(const char *s, uint8_t *ret, size_t size)
-{
-    static const char digits[] = "0123456789abcdef";
-
-    if (strlen(s) != 2 * size || strspn(s, digits) != 2 * size)
-        return -EINVAL;
-    for (size_t i = 0; i < size; i++)
-        ret[i] = (uint8_t)((strchr(digits, s[2 * i]) - digits) << 4 |
-                           (strchr(digits, s[2 * i + 1]) - digits));
-    return 0;
-}
 
 /* --- the file of the store ------------------------------------------------------------------- */
 
@@ -299,7 +194,7 @@ static json_t *tokens_to_json(const Store *s)
     for (size_t i = 0; i < s->n_tokens; i++) {
         const Token *t = &s->tokens[i];
         json_t *roles = json_array();
-        char hash[2 * TOKEN_HASH_SIZE + 1];
+        char hash[2 * SHA256_SIZE + 1];
 
         hex_encode(t->hash, sizeof t->hash, hash);
         for (char **role = t->roles; role && *role; role++)
@@ -469,7 +364,7 @@ int store_remove_token(Store *s, const char *name)
 
 Token *store_match(Store *s, const char *secret)
 {
-    uint8_t hash[TOKEN_HASH_SIZE];
+    uint8_t hash[SHA256_SIZE];
     Token *match = NULL;
 
     sha256(secret, strlen(secret), hash);

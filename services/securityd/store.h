@@ -8,11 +8,10 @@
  * beside it, which is never written again. Whoever copies the state elsewhere or puts an old copy
  * back cannot copy that time, so all tokens are void then. */
 
-#include <hybus/base.h>
+#include "state-file.h"
 
 #define STORE_TOKENS_MAX 1024u
 #define STORE_USERS_MAX 1024u
-#define TOKEN_HASH_SIZE 32u
 
 typedef struct User {
     char *name;
@@ -23,7 +22,7 @@ typedef struct Token {
     char *name;
     char *principal; /* "token:NAME", or "user:NAME" when it speaks for a user */
     char **roles;
-    uint8_t hash[TOKEN_HASH_SIZE];         /* SHA-256: 256 random bits need no slow hash */
+    uint8_t hash[SHA256_SIZE];         /* SHA-256: 256 random bits need no slow hash */
     uint64_t created, expires, last_used; /* µs of CLOCK_REALTIME; 0: never */
 } Token;
 
@@ -59,13 +58,3 @@ int store_add_token(Store *s, const char *name, const char *principal, char *con
 int store_remove_token(Store *s, const char *name);
 /* Compares with every token, in constant time. NULL: unknown or expired. */
 Token *store_match(Store *s, const char *secret);
-
-/* Replaces `name` in `directory` so that a crash leaves the old or the new content. */
-int write_file_atomically(const char *directory, const char *name, const char *data, size_t size,
-                          unsigned mode);
-/* -ENOENT, -EFBIG. *ret is NUL-terminated. */
-int read_file_limited(const char *directory, const char *name, size_t max, char **ret,
-                      size_t *ret_size);
-void sha256(const void *data, size_t size, uint8_t ret[TOKEN_HASH_SIZE]);
-void hex_encode(const uint8_t *data, size_t size, char *ret); /* 2 * size + 1 */
-int hex_decode(const char *s, uint8_t *ret, size_t size);

@@ -4,89 +4,103 @@
 #include <grp.h>
 #include <pwd.h>
 
-void named_subject_done(NamedSubject *n)
+#include "words.h"
+
+bool principal_name_is_valid(const char *name)
 {
-    free(n->name);
-    free(n->token);
-    words_free(n->roles);
+    return word_is_made_of(name, 64, "_-");
 }
 
-/* A uid without a name is a subject too: it has no groups then. */
-static int read_groups(NamedSubject *n, uint32_t uid)
+bool uid_may_hold(uint32_t uid)
 {
-    const struct passwd *pw = getpwuid(uid);
-    int count = POLICY_GROUPS_MAX;
+    return uid != 65534 && uid != 65535 && uid != UINT32_MAX && !(uid >= 61184 && uid <= 65519);
+}
 
-    n->subject = (Subject){.uid = uid, .gids = n->gids};
-    if (!pw)
-        return 0;
-    if (getgrouplist(pw->pw_name, pw->pw_gid, n->gids, &count) < 0)
-        return -ENOBUFS;
-    n->subject.n_gids = (size_t)count;
+bool gid_may_hold(uint32_t gid)
+{
+    return uid_may_hold(gid);
+}
+
+static int parse_id(const char *s, uint32_t *ret)
+{
+    unsigned long long value;
+    char *end;
+
+    if (*s < '0' || *s > '9' || (*s == '0' && s[1]) || strlen(s) > 10)
+        return -EINVAL;
+    value = strtoull(s, &end, 10);
+    if (*end || value >= UINT32_MAX)
+        return -EINVAL;
+    *ret = (uint32_t)value;
     return 0;
 }
 
-static int read_token(Security *s, NamedSubject *n, const char *name)
+static int canonical(char **ret, const char *prefix, uint32_t id)
 {
-    const Token *t = store_token(s->store, name);
-    int r = 0;
-
-    if (!t)
-        return -ENOENT;
-    n->name = strdup(t->principal);
-    if (asprintf(&n->token, "token:%s", name) < 0)
-        n->token = NULL;
-    for (char **role = t->roles; r >= 0 && role && *role; role++)
-        r = words_add(&n->roles, *role, strlen(*role));
-    return r < 0 || !n->name || !n->token ? -ENOMEM : 0;
+    return asprintf(ret, "%s:%u", prefix, id) < 0 ? -ENOMEM : 0;
 }
 
-static int read_remote(Security *s, NamedSubject *n, const char *word)
+static int unresolved(char **ret, const char *word)
 {
-    const char *rest;
-    int r = 0;
+    char *copy = strdup(word);
 
-    if ((rest = startswith(word, "token:")))
-        r = read_token(s, n, rest);
-    else if ((rest = startswith(word, "user:")) && !store_user(s->store, rest))
-        r = -ENOENT;
-    else if ((rest = startswith(word, "role:")))
-        r = words_add(&n->roles, rest, strlen(rest));
-    if (r < 0)
-        return r;
-    if (!n->name && !streq(word, "anonymous") && !(n->name = strdup(word)))
+    if (!copy)
         return -ENOMEM;
-    n->subject = (Subject){.remote = true,
-                           .name = n->name,
-                           .token = n->token,
-                           .roles = n->roles,
-                           .encrypted = UNKNOWN};
-    return 0;
+    *ret = copy;
+    return -ENOENT;
 }
 
-int named_subject_parse(Security *s, const char *text, NamedSubject *ret)
+static bool local_name_is_valid(const char *s)
 {
-    _cleanup_(freep) char *word = NULL;
-    const char *rest;
-    int r;
+    size_t n = strlen(s);
 
-    *ret = (NamedSubject){0};
-    if (strlen(text) > POLICY_NAME_MAX)
-        return -EINVAL;
-    r = subject_parse(text, &word);
-    if (r < 0)
-        return r;
-    if (streq(word, "local") || streq(word, "remote") || streq(word, "anyone"))
-        return -EINVAL;
+    if (n < 1 || n > 64)
+        return false;
+    for (; *s; s++)
+        if (*s <= ' ' || *s >= 127 || *s == ':' || *s == '/')
+            return false;
+    return true;
+}
+
+int subject_parse(const char *word, char **ret)
+{
+    static const char *const plain[] = {"anonymous", "local", "remote", "anyone"};
+    const char *rest;
+    uint32_t id;
+
+    for (size_t i = 0; i < ELEMENTS(plain); i++)
+        if (streq(word, plain[i]))
+            return (*ret = strdup(word)) ? 0 : -ENOMEM;
     if ((rest = startswith(word, "uid:")))
-        return read_groups(ret, (uint32_t)strtoul(rest, NULL, 10));
-    if ((rest = startswith(word, "gid:"))) {
-        ret->gids[0] = (uint32_t)strtoul(rest, NULL, 10);
-        ret->subject = (Subject){.group_only = true, .gids = ret->gids, .n_gids = 1};
-        return 0;
+        return parse_id(rest, &id) < 0 ? -EINVAL : canonical(ret, "uid", id);
+    if ((rest = startswith(word, "gid:")))
+        return parse_id(rest, &id) < 0 ? -EINVAL : canonical(ret, "gid", id);
+    if ((rest = startswith(word, "unix:"))) {
+        const struct passwd *pw;
+
+        if (!local_name_is_valid(rest))
+            return -EINVAL;
+        pw = getpwnam(rest);
+        return pw ? canonical(ret, "uid", pw->pw_uid) : unresolved(ret, word);
     }
-    r = read_remote(s, ret, word);
-    if (r < 0)
-        named_subject_done(ret);
-    return r;
+    if ((rest = startswith(word, "group:"))) {
+        const struct group *gr;
+
+        if (!local_name_is_valid(rest))
+            return -EINVAL;
+        gr = getgrnam(rest);
+        return gr ? canonical(ret, "gid", gr->gr_gid) : unresolved(ret, word);
+    }
+    if ((rest = startswith(word, "user:")) || (rest = startswith(word, "token:")) ||
+        (rest = startswith(word, "role:"))) {
+        if (!principal_name_is_valid(rest))
+            return -EINVAL;
+        return (*ret = strdup(word)) ? 0 : -ENOMEM;
+    }
+    if ((rest = startswith(word, "cert:"))) {
+        if (strlen(rest) != 64 || strspn(rest, "0123456789abcdef") != 64)
+            return -EINVAL;
+        return (*ret = strdup(word)) ? 0 : -ENOMEM;
+    }
+    return -EINVAL;
 }

@@ -1,18 +1,39 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #pragma once
 
-/* Subjects as people write them, for questions about somebody who is not calling. */
+/* Whom a decision is about, and the words by which rules name them. */
 
-#include "security.h"
+#include <hybus/credentials.h>
 
-typedef struct NamedSubject {
-    Subject subject; /* points into the rest */
-    uint32_t gids[POLICY_GROUPS_MAX];
-    char *name, *token;
-    char **roles;
-} NamedSubject;
+#define POLICY_GROUPS_MAX HYBUS_CREDENTIALS_GROUPS_MAX
 
-/* "uid:N" and "unix:NAME" with the groups that NSS knows, "gid:N", "group:NAME", "user:NAME",
- * "token:NAME", "role:NAME", "cert:SHA256", "anonymous". -EINVAL: no such form; -ENOENT: nobody. */
-int named_subject_parse(Security *s, const char *text, NamedSubject *ret);
-void named_subject_done(NamedSubject *n);
+/* 1 to 64 of [a-z0-9_-], for users, tokens and roles */
+bool principal_name_is_valid(const char *name);
+
+/* Turns a word of To= into its canonical form. 0 and *ret; -EINVAL: no such form; -ENOENT: the form is
+ * right, but NSS knows no such user or group: *ret is set and matches nobody. */
+int subject_parse(const char *word, char **ret);
+
+/* Nothing here is taken over. */
+typedef enum Knowledge { UNKNOWN = -1, NO = 0, YES = 1 } Knowledge;
+
+typedef struct Subject {
+    bool remote;
+    /* local */
+    uint32_t uid;
+    const uint32_t *gids;
+    size_t n_gids;
+    bool group_only; /* a group by itself, as `h-policy explain group:adm` asks for */
+    /* remote; name NULL: anonymous */
+    const char *name;  /* "user:alice", "token:ci", "cert:…" */
+    const char *token; /* "token:ci" when a token speaks for a user */
+    char *const *roles;
+    bool ended;          /* its credentials are no longer good: it holds nothing, not even as anonymous */
+    Knowledge encrypted;  /* of a remote one. What is unknown fulfils no grant and every deny */
+    const char *protocol; /* NULL: unknown */
+} Subject;
+
+/* Overflow and dynamic ids are shared or recycled: they never hold a grant. */
+bool uid_may_hold(uint32_t uid);
+bool gid_may_hold(uint32_t gid);
+

@@ -1,0 +1,530 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What may be asked over the private socket (docs/protocols/agent.md). */
+
+#include <endian.h>
+#include <hybus/agent.h>
+#include <hybus/error.h>
+#include <hybus/json.h>
+#include <time.h>
+
+#include "agent-peer.h"
+
+#define PACKET_MAX HYBUS_AGENT_PACKET_MAX
+
+static void json_cleanup(json_t **j)
+{
+    json_decref(*j);
+}
+
+/* --- answers --------------------------------------------------------------------------------- */
+
+static json_t *decimal(uint64_t n)
+{
+    char text[24];
+
+    snprintf(text, sizeof text, "%llu", (unsigned long long)n);
+    return json_string(text);
+}
+
+static json_t *answer_to(const json_t *question)
+{
+    json_t *answer = json_object();
+
+    json_object_set(answer, "id", json_object_get(question, "id"));
+    json_object_set_new(answer, "ok", json_true());
+    return answer;
+}
+
+static const char *error_name(int error)
+{
+    switch (error) {
+    case -EACCES:
+    case -EKEYREJECTED:
+    case -EINVAL:
+    case -ENOENT:
+    case -EEXIST:
+    case -ENOBUFS:
+        return startswith(hybus_error_name(error), HYBUS_ERROR_PREFIX);
+    case -EAGAIN:
+        return "Throttled";
+    default:
+        return "Internal";
+    }
+}
+
+static json_t *failure(const json_t *question, int error, const char *message)
+{
+    json_t *answer = json_object();
+
+    json_object_set(answer, "id", json_object_get(question, "id"));
+    json_object_set_new(answer, "error", json_string(error_name(error)));
+    json_object_set_new(answer, "message", json_string(message));
+    return answer;
+}
+
+static int refuse(Peer *p, const json_t *question, int error, const char *message)
+{
+    return peer_send(p, failure(question, error, message), -1);
+}
+
+static int throttled(Peer *p, const json_t *question, uint64_t wait)
+{
+    json_t *answer = failure(question, -EAGAIN, "too many wrong attempts");
+
+    json_object_set_new(answer, "retry_after",
+                        json_integer((json_int_t)((wait + 999999) / 1000000)));
+    return peer_send(p, answer, -1);
+}
+
+static const char *string(const json_t *j, const char *key)
+{
+    return json_string_value(json_object_get(j, key));
+}
+
+/* --- hello ----------------------------------------------------------------------------------- */
+
+static int permission_index(char ***list, const char *permission)
+{
+    size_t n = 0;
+    int r;
+
+    for (; *list && (*list)[n]; n++)
+        if (streq((*list)[n], permission))
+            return (int)n;
+    r = words_add(list, permission, strlen(permission));
+    return r < 0 ? r : (int)n;
+}
+
+static int add_members(const Peer *p, const char *interface, json_t *members, char ***permissions)
+{
+    const Member *m;
+    size_t n = catalogue_interface(p->security->catalogue, interface, &m);
+
+    for (size_t i = 0; i < n; i++) {
+        const char kind[] = {m[i].kind, '\0'};
+        int index = m[i].permission ? permission_index(permissions, m[i].permission) : -1;
+
+        if (index < -1)
+            return index;
+        json_array_append_new(members, json_pack("[s, s, s, i]", interface, m[i].name, kind, index));
+    }
+    return 0;
+}
+
+static int send_hello(Peer *p, const json_t *q, json_t *members)
+{
+    hybus_page_writer *page = p->security->page;
+    json_t *answer = answer_to(q), *list = json_array();
+    int r;
+
+    for (char **w = p->permissions; w && *w; w++)
+        json_array_append_new(list, json_string(*w));
+    json_object_set_new(answer, "epoch", decimal(hybus_page_writer_epoch(page)));
+    json_object_set_new(answer, "generation", json_integer((json_int_t)hybus_page_writer_generation(
+                                                  page)));
+    json_object_set_new(answer, "permissions", list);
+    json_object_set_new(answer, "members", members);
+    json_object_set_new(answer, "claimed", json_boolean(p->security->store->claimed));
+    r = peer_send(p, answer, hybus_page_writer_fd(page));
+    return r == -EMSGSIZE ? refuse(p, q, -ENOBUFS, "these interfaces do not fit into one answer") : r;
+}
+
+static int op_hello(Peer *p, const json_t *q)
+{
+    const json_t *interfaces = json_object_get(q, "interfaces"), *one;
+    const char *service = strempty(string(q, "service"));
+    char **permissions = NULL;
+    json_t *members;
+    size_t i;
+    int r = 0;
+
+    if (json_integer_value(json_object_get(q, "version")) != 1)
+        return refuse(p, q, -EINVAL, "only version 1 is spoken here");
+    if (!principal_name_is_valid(service))
+        return refuse(p, q, -EINVAL, "service: a component name is needed");
+    if (interfaces && !json_is_array(interfaces))
+        return refuse(p, q, -EINVAL, "interfaces: a list is needed");
+    if (json_array_size(interfaces) > AGENT_INTERFACES_MAX)
+        return refuse(p, q, -ENOBUFS, "too many interfaces");
+    members = json_array();
+    json_array_foreach (interfaces, i, one)
+        if (r >= 0)
+            r = add_members(p, strempty(json_string_value(one)), members, &permissions);
+    if (r < 0) {
+        json_decref(members);
+        words_free(permissions);
+        return r;
+    }
+    words_free(p->permissions);
+    p->permissions = permissions;
+    if (!*p->service) /* it cannot hold on to anything yet */
+        p->settled = hybus_page_writer_generation(p->security->page);
+    snprintf(p->service, sizeof p->service, "%s", service);
+    return send_hello(p, q, members);
+}
+
+/* --- rows and judgements --------------------------------------------------------------------- */
+
+typedef struct Asked {
+    Subject subject;
+    uint32_t gids[POLICY_GROUPS_MAX];
+} Asked;
+
+static bool is_id(const json_t *j)
+{
+    return json_is_integer(j) && json_integer_value(j) >= 0 && json_integer_value(j) <= UINT32_MAX;
+}
+
+/* A handle of another connection is as unknown as one that never was. */
+static int read_remote(const Peer *p, const json_t *handle, Asked *ret)
+{
+    Principal *principal;
+
+    if (!json_is_integer(handle) || json_integer_value(handle) < 0)
+        return -EINVAL;
+    if (json_integer_value(handle) == 0) {
+        ret->subject = security_remote_subject(NULL);
+        return 0;
+    }
+    principal = peer_principal(p, (uint64_t)json_integer_value(handle));
+    if (!principal)
+        return -ENOENT;
+    ret->subject = security_remote_subject(principal);
+    ret->subject.ended = security_principal_is_void(p->security, principal);
+    return 0;
+}
+
+static int read_subject(const Peer *p, const json_t *q, Asked *ret)
+{
+    const json_t *handle = json_object_get(q, "handle"), *uid = json_object_get(q, "uid");
+    const json_t *gids = json_object_get(q, "gids"), *gid;
+    size_t i;
+
+    if (handle && uid)
+        return -EINVAL;
+    if (handle)
+        return read_remote(p, handle, ret);
+    if (!is_id(uid) || (gids && !json_is_array(gids)) || json_array_size(gids) > POLICY_GROUPS_MAX)
+        return -EINVAL;
+    json_array_foreach (gids, i, gid) {
+        if (!is_id(gid))
+            return -EINVAL;
+        ret->gids[i] = (uint32_t)json_integer_value(gid);
+    }
+    ret->subject = (Subject){.uid = (uint32_t)json_integer_value(uid),
+                             .gids = ret->gids,
+                             .n_gids = json_array_size(gids)};
+    return 0;
+}
+
+static int asked_permissions(const Peer *p, const json_t *q, const char ***ret, size_t *ret_n)
+{
+    const json_t *list = json_object_get(q, "permissions"), *one;
+    size_t n = list ? json_array_size(list) : words_count(p->permissions), i;
+    const char **permissions;
+
+    if (list && (!json_is_array(list) || n > HYBUS_AGENT_PERMISSIONS_MAX))
+        return json_is_array(list) ? -ENOBUFS : -EINVAL;
+    permissions = calloc(n + 1, sizeof *permissions);
+    if (!permissions)
+        return -ENOMEM;
+    for (i = 0; !list && i < n; i++)
+        permissions[i] = p->permissions[i];
+    json_array_foreach (list, i, one) {
+        /* An ill-formed name is simply one that nobody holds. */
+        permissions[i] = strempty(json_string_value(one));
+    }
+    *ret = permissions;
+    *ret_n = n;
+    return 0;
+}
+
+static int op_row(Peer *p, const json_t *q)
+{
+    _cleanup_(freep) const char **permissions = NULL;
+    _cleanup_(freep) uint64_t *bits = NULL;
+    _cleanup_(freep) char *text = NULL;
+    Security *s = p->security;
+    uint64_t stamp;
+    uint32_t slot;
+    json_t *answer;
+    Asked asked;
+    size_t n;
+    int r;
+
+    if (!peer_may(p, "security.row"))
+        return refuse(p, q, -EACCES, "asking about others needs security.row");
+    r = read_subject(p, q, &asked);
+    if (r >= 0)
+        r = asked_permissions(p, q, &permissions, &n);
+    if (r < 0)
+        return refuse(p, q, r, "not a subject or not a list of permissions");
+    slot = security_slot(&asked.subject);
+    stamp = hybus_page_writer_slot(s->page, slot);
+    bits = calloc(n / 64 + 1, sizeof *bits);
+    if (!bits)
+        return -ENOMEM;
+    policy_row(s->policy, &asked.subject, permissions, n, bits);
+    for (size_t i = 0; i < n / 64 + 1; i++)
+        bits[i] = htole64(bits[i]);
+    r = hybus_base64_encode(bits, (n + 7) / 8, &text);
+    if (r < 0)
+        return r;
+    s->statistics.rows++;
+    answer = answer_to(q);
+    json_object_set_new(answer, "epoch", decimal(hybus_page_writer_epoch(s->page)));
+    json_object_set_new(answer, "slot", json_integer(slot));
+    json_object_set_new(answer, "stamp", decimal(stamp));
+    json_object_set_new(answer, "count", json_integer((json_int_t)n));
+    json_object_set_new(answer, "bits", json_string(text));
+    return peer_send(p, answer, -1);
+}
+
+static int send_verdict(Peer *p, const json_t *q, const Verdict *v, const AuditRecord *record)
+{
+    json_t *answer = answer_to(q);
+
+    json_object_set_new(answer, "allowed", json_boolean(v->allowed));
+    if (!v->allowed) {
+        json_object_set_new(answer, "audit", json_string(record ? record->id : ""));
+        json_object_set_new(answer, "rule", json_string(v->rule ? v->rule->id : "default"));
+        json_object_set_new(answer, "reason", json_string(v->reason));
+    }
+    return peer_send(p, answer, -1);
+}
+
+static int op_judge(Peer *p, const json_t *q)
+{
+    const char *kind = strempty(string(q, "kind"));
+    const Question question = {
+        .permission = string(q, "permission"),
+        .interface = strempty(string(q, "interface")),
+        .member = strempty(string(q, "member")),
+        .path = strempty(string(q, "path")),
+        .service = p->service,
+        .kind = *kind ? *kind : 'm',
+    };
+    const AuditRecord *record = NULL;
+    Verdict v;
+    Asked asked;
+    int r;
+
+    if (!peer_may(p, "security.row"))
+        return refuse(p, q, -EACCES, "asking about others needs security.row");
+    r = read_subject(p, q, &asked);
+    if (r < 0)
+        return refuse(p, q, r, "not a subject");
+    if (strlen(kind) > 1 || (*kind && !strchr("mgse", *kind)))
+        return refuse(p, q, -EINVAL, "kind: one of m, g, s, e");
+    r = security_refuse(p->security, &asked.subject, &question, &v, &record);
+    return r < 0 ? r : send_verdict(p, q, &v, record);
+}
+
+static int op_used(Peer *p, const json_t *q)
+{
+    json_int_t count = json_integer_value(json_object_get(q, "count"));
+
+    if (peer_may(p, "security.row") && count > 0)
+        p->security->statistics.used += (uint64_t)count;
+    return 0;
+}
+
+/* --- connections, setup, tokens -------------------------------------------------------------- */
+
+/* µs of CLOCK_BOOTTIME at which the token expires, by the clock that is never set. */
+static json_t *expires_json(Security *s, const Principal *principal)
+{
+    struct timespec ts;
+    uint64_t now = store_now(s->store);
+
+    if (!principal || !principal->expires)
+        return json_string("never");
+    clock_gettime(CLOCK_BOOTTIME, &ts);
+    return decimal((uint64_t)ts.tv_sec * 1000000u + (uint64_t)ts.tv_nsec / 1000u +
+                   (principal->expires > now ? principal->expires - now : 0));
+}
+
+static int op_connect(Peer *p, const json_t *q)
+{
+    const Connect c = {.protocol = string(q, "protocol"),
+                       .peer = string(q, "peer"),
+                       .tls = string(q, "tls"),
+                       .bearer = string(q, "bearer")};
+    Principal *principal = NULL;
+    uint64_t wait = 0;
+    json_t *answer;
+    int r;
+
+    if (!peer_may(p, "security.connect"))
+        return refuse(p, q, -EACCES, "only servers ask this: it needs security.connect");
+    r = security_connect(p->security, &c, &principal, &wait);
+    if (r == -EAGAIN)
+        return throttled(p, q, wait);
+    if (r < 0)
+        return refuse(p, q, r, r == -EKEYREJECTED ? "wrong or expired credentials" : "refused");
+    answer = answer_to(q);
+    json_object_set_new(answer, "handle",
+                        json_integer(principal ? (json_int_t)principal->handle : 0));
+    json_object_set_new(answer, "principal",
+                        json_string(principal ? principal->name : "anonymous"));
+    json_object_set_new(answer, "expires", expires_json(p->security, principal));
+    r = principal ? peer_add_principal(p, principal) : 0;
+    if (r < 0) {
+        json_decref(answer);
+        return refuse(p, q, r, "too many handles; release some");
+    }
+    p->security->statistics.connections++;
+    return peer_send(p, answer, -1);
+}
+
+static int op_release(Peer *p, const json_t *q)
+{
+    json_int_t handle = json_integer_value(json_object_get(q, "handle"));
+
+    if (handle > 0)
+        peer_remove_principal(p, (uint64_t)handle);
+    return 0;
+}
+
+static int send_secret(Peer *p, const json_t *q, char *secret)
+{
+    json_t *answer = answer_to(q);
+
+    json_object_set_new(answer, "secret", json_string(secret));
+    explicit_bzero(secret, strlen(secret));
+    free(secret);
+    return peer_send(p, answer, -1);
+}
+
+static int op_setup(Peer *p, const json_t *q)
+{
+    const Subject caller = peer_subject(p);
+    uint64_t wait = 0;
+    char *secret = NULL;
+    int r = security_setup(p->security, &caller, string(q, "code"), strempty(string(q, "user")),
+                           &secret, &wait);
+
+    if (r == -EAGAIN)
+        return throttled(p, q, wait);
+    if (r == -EACCES)
+        return refuse(p, q, r, p->security->store->claimed
+                                   ? "this device has an administrator; only local root may add one"
+                                   : "wrong setup code");
+    if (r < 0)
+        return refuse(p, q, r, r == -EINVAL ? "not a user name" : "setup failed");
+    if (p->socket)
+        (void)agent_socket_changed(p->socket, NULL, NULL);
+    return send_secret(p, q, secret);
+}
+
+static int read_words(const json_t *list, char ***ret)
+{
+    const json_t *one;
+    size_t i;
+    int r = 0;
+
+    if (list && (!json_is_array(list) || json_array_size(list) > 64))
+        return -EINVAL;
+    json_array_foreach (list, i, one) {
+        const char *word = strempty(json_string_value(one));
+
+        if (r >= 0)
+            r = words_add(ret, word, strlen(word));
+    }
+    return r;
+}
+
+static int op_token_add(Peer *p, const json_t *q)
+{
+    _cleanup_(hybus_config_error_done) hybus_config_error e = {0};
+    _cleanup_(words_freep) char **roles = NULL;
+    const Subject caller = peer_subject(p);
+    json_int_t lifetime = json_integer_value(json_object_get(q, "expires"));
+    char *secret = NULL;
+    int r;
+
+    if (!policy_judge(p->security->policy, &caller, "security.tokens").allowed) {
+        const Question question = {.permission = "security.tokens",
+                                   .interface = "agent",
+                                   .member = "token-add",
+                                   .kind = 'm'};
+        const AuditRecord *record;
+        Verdict v;
+
+        (void)security_refuse(p->security, &caller, &question, &v, &record);
+        return refuse(p, q, -EACCES, "making tokens needs security.tokens");
+    }
+    if (lifetime < 0 || lifetime > INT32_MAX)
+        return refuse(p, q, -EINVAL, "expires: seconds, 0 for never");
+    r = read_words(json_object_get(q, "roles"), &roles);
+    if (r >= 0)
+        r = security_add_token(p->security, &caller, strempty(string(q, "name")), string(q, "user"),
+                               roles, (uint64_t)lifetime * 1000000u, &secret, &e);
+    if (r < 0)
+        return refuse(p, q, r, e.message ? e.message : strerror(-r));
+    if (p->socket)
+        agent_socket_arm_expiry(p->socket);
+    return send_secret(p, q, secret);
+}
+
+static int op_settled(Peer *p, const json_t *q)
+{
+    json_int_t generation = json_integer_value(json_object_get(q, "generation"));
+
+    if (generation > 0 && (uint64_t)generation > p->settled)
+        p->settled = (uint64_t)generation;
+    if (p->socket)
+        agent_socket_look(p->socket);
+    return 0;
+}
+
+/* --- packets --------------------------------------------------------------------------------- */
+
+static const struct {
+    const char *name;
+    int (*f)(Peer *, const json_t *);
+    bool one_way, before_hello;
+} operations[] = {
+    {"row", op_row},
+    {"judge", op_judge},
+    {"used", op_used, .one_way = true},
+    {"connect", op_connect},
+    {"release", op_release, .one_way = true},
+    {"settled", op_settled, .one_way = true},
+    {"hello", op_hello, .before_hello = true},
+    {"setup", op_setup, .before_hello = true},
+    {"token-add", op_token_add, .before_hello = true},
+};
+
+static int dispatch(Peer *p, const json_t *q)
+{
+    const json_t *id = json_object_get(q, "id");
+    const char *op = strempty(string(q, "op"));
+    bool valid_id = json_is_integer(id) && json_integer_value(id) >= 1 &&
+                    json_integer_value(id) <= (json_int_t)1 << 53;
+
+    for (size_t i = 0; i < ELEMENTS(operations); i++) {
+        if (!streq(operations[i].name, op))
+            continue;
+        if (!operations[i].one_way && !valid_id)
+            return -EPROTO;
+        if (!*p->service && !operations[i].before_hello)
+            return -EPROTO;
+        return operations[i].f(p, q);
+    }
+    if (!*p->service || !valid_id)
+        return -EPROTO;
+    return refuse(p, q, -EINVAL, "no such op");
+}
+
+int peer_packet(Peer *p, const char *packet, size_t size)
+{
+    _cleanup_(json_cleanup) json_t *q = NULL;
+
+    if (size > PACKET_MAX)
+        return -EPROTO;
+    q = json_loadb(packet, size, JSON_REJECT_DUPLICATES, NULL);
+    if (!json_is_object(q))
+        return -EPROTO;
+    return dispatch(p, q);
+}

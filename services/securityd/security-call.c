@@ -1,0 +1,120 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "security-call.h"
+
+#include <hybus/credentials.h>
+#include <hybus/error.h>
+
+void call_free(Call *c)
+{
+    LIST_REMOVE(c, calls);
+    c->bus->n_calls--;
+    sd_bus_slot_unref(c->slot);
+    sd_bus_message_unref(c->message);
+    sd_bus_message_unref(c->reply);
+    free(c);
+}
+
+/* Answers with what the handler made of it, unless it goes on waiting. */
+static void call_end(Call *c, int result, sd_bus_error *error)
+{
+    if (result == 0 && c->settling)
+        return;
+    if (result < 0 && sd_bus_error_is_set(error))
+        (void)sd_bus_reply_method_error(c->message, error);
+    else if (result < 0)
+        (void)sd_bus_reply_method_errno(c->message, result, NULL);
+    else if (c->reply)
+        (void)sd_bus_send(NULL, c->reply, NULL);
+    sd_bus_error_free(error);
+    call_free(c);
+}
+
+static void on_credentials(sd_bus_message *m, int result, void *userdata)
+{
+    sd_bus_error error = SD_BUS_ERROR_NULL;
+    hybus_credentials credentials;
+    Call *c = userdata;
+    int r = result;
+
+    c->slot = sd_bus_slot_unref(c->slot);
+    if (r == 0)
+        r = hybus_credentials_read(m, &credentials);
+    if (r == -EHOSTDOWN)
+        r = hybus_error_set(&error, -ENOENT, "Nobody has that name on the bus");
+    else if (r < 0)
+        r = hybus_error_set(&error, -EACCES, "The bus does not tell who that is");
+    if (r >= 0) {
+        memcpy(c->gids, credentials.gids, credentials.n_gids * sizeof c->gids[0]);
+        c->subject.uid = credentials.uid;
+        c->subject.gids = c->gids;
+        c->subject.n_gids = credentials.n_gids;
+        r = c->handler(c, &error);
+    }
+    call_end(c, r, &error);
+}
+
+int call_ask_credentials(Call *c, const char *name)
+{
+    return hybus_credentials_ask(c->bus->bus, name, on_credentials, c, &c->slot);
+}
+
+int call_with_caller(sd_bus_message *m, SecurityBus *b, CallHandler handler, sd_bus_error *error)
+{
+    Call *c;
+    int r;
+
+    if (b->n_calls >= SECURITY_BUS_CALLS_MAX)
+        return hybus_error_set(error, -ENOBUFS, "Too many changes at once; try again");
+    c = calloc(1, sizeof *c);
+    if (!c)
+        return -ENOMEM;
+    c->bus = b;
+    c->message = sd_bus_message_ref(m);
+    c->handler = handler;
+    LIST_INSERT_HEAD(&b->calls, c, calls);
+    b->n_calls++;
+    r = call_ask_credentials(c, sd_bus_message_get_sender(m));
+    if (r < 0) {
+        call_free(c);
+        return r;
+    }
+    return 1;
+}
+
+static void on_settled(void *userdata)
+{
+    sd_bus_error error = SD_BUS_ERROR_NULL;
+    Call *c = userdata;
+
+    call_end(c, 1, &error);
+}
+
+/* The answer (c->reply) leaves when nobody allows any more what has been revoked. */
+static int settle(Call *c)
+{
+    int r;
+
+    c->settling = true;
+    r = agent_socket_changed(c->bus->socket, on_settled, c);
+    if (r < 0)
+        c->settling = false;
+    security_bus_changed(c->bus);
+    return r;
+}
+
+int call_settle_with_generation(Call *c, const char *rule)
+{
+    int r = sd_bus_message_new_method_return(c->message, &c->reply);
+
+    if (r >= 0 && rule)
+        r = sd_bus_message_append(c->reply, "s", rule);
+    if (r >= 0)
+        r = sd_bus_message_append(c->reply, "t", security_generation(c->bus->security));
+    return r < 0 ? r : settle(c);
+}
+
+int call_settle_empty(Call *c)
+{
+    int r = sd_bus_message_new_method_return(c->message, &c->reply);
+    return r < 0 ? r : settle(c);
+}

@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/* Calls to org.hybridos.Security1 whose answer waits. */
+
+#include <hybus/object.h>
+#include <sys/queue.h>
+
+#include "security-bus.h"
+
+struct SecurityBus {
+    Security *security;
+    AgentSocket *socket;
+    sd_bus *bus;
+    hybus_object *object;
+    LIST_HEAD(, Call) calls;
+    size_t n_calls;
+};
+
+typedef struct Call Call;
+typedef int (*CallHandler)(Call *call, sd_bus_error *error);
+
+/* A call whose answer waits: for somebody's credentials, or for all peers to settle. */
+struct Call {
+    LIST_ENTRY(Call) calls;
+    SecurityBus *bus;
+    sd_bus_message *message, *reply;
+    sd_bus_slot *slot;
+    CallHandler handler;
+    Subject subject; /* whose credentials were asked for */
+    uint32_t gids[POLICY_GROUPS_MAX];
+    Subject caller;
+    uint32_t caller_gids[POLICY_GROUPS_MAX];
+    bool settling;
+};
+
+void call_free(Call *c);
+
+/* The handler runs once the caller's credentials are there, in c->subject. */
+int call_with_caller(sd_bus_message *m, SecurityBus *b, CallHandler handler, sd_bus_error *error);
+/* c->handler runs again when those of `name` are in c->subject. */
+int call_ask_credentials(Call *c, const char *name);
+
+/* The answer leaves when nobody allows any more what has been revoked. `rule` may be NULL. */
+int call_settle_with_generation(Call *c, const char *rule);
+int call_settle_empty(Call *c);

@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/* What the files of the model share: security.c, grant.c, account.c, principal.c, setup.c. */
+
+#include "security.h"
+
+/* µs of the clock that is never set. */
+uint64_t security_boottime(void);
+
+void security_adopt(Security *s, Policy *policy);
+/* What is in force has changed: count it and remember it for the next boot. */
+int security_accept(Security *s);
+
+/* Moves the slots that a rule may have touched. A rule for groups, roles or everybody touches all. */
+void security_move_rule(Security *s, const Rule *rule);
+void security_move_principal(Security *s, const char *principal);
+
+/* Whoever grants all of `rule` must hold it, under no more conditions. */
+int security_check_holds(const Security *s, const Subject *caller, const Rule *rule,
+                         hybus_config_error *e);
+/* Writes the rule and puts it in force: 1, or negative and nothing has changed. */
+int security_grant_rule(Security *s, const Subject *caller, Rule *rule);
+
+/* Shows the setup code as long as nobody has claimed the device. */
+int security_offer_code(Security *s);

@@ -1,0 +1,168 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <hybus/log.h>
+#include <openssl/crypto.h>
+#include <sys/random.h>
+
+#include "security-internal.h"
+
+#define CODE_FILE "setup-code"
+#define ISSUE_FILE "setup.issue"
+
+/* 60 bits without letters that look alike; shown on the console until somebody has claimed the
+ * device. Throttled, it outlives anybody's patience. */
+static int make_code(char code[SECURITY_CODE_SIZE + 1])
+{
+    static const char digits[] = "0123456789abcdefghjkmnpqrstvwxyz";
+    uint8_t random[SECURITY_CODE_SIZE];
+
+    if (getrandom(random, sizeof random, 0) != sizeof random)
+        return -EIO;
+    for (size_t i = 0; i < SECURITY_CODE_SIZE; i++)
+        code[i] = digits[random[i] % 32];
+    code[SECURITY_CODE_SIZE] = '\0';
+    return 0;
+}
+
+int security_offer_code(Security *s)
+{
+    const char *runtime = s->settings->runtime_directory;
+    char issue[256];
+    int n, r;
+
+    if (s->store->claimed)
+        return 0;
+    r = make_code(s->setup_code);
+    if (r < 0)
+        return r;
+    r = write_file_atomically(runtime, CODE_FILE, s->setup_code, strlen(s->setup_code), 0600);
+    if (r >= 0) {
+        n = snprintf(issue, sizeof issue,
+                     "\nThis HybridOS device has no administrator yet. To become one:\n"
+                     "    h-policy setup --code %s\n\n",
+                     s->setup_code);
+        r = write_file_atomically(runtime, ISSUE_FILE, issue, (size_t)n, 0600);
+    }
+    if (r < 0) {
+        hybus_log_errno(LOG_WARNING, r, "Cannot show the setup code; only local root can claim");
+        explicit_bzero(s->setup_code, sizeof s->setup_code);
+    }
+    return 0;
+}
+
+static void withdraw_code(Security *s)
+{
+    static const char *const files[] = {CODE_FILE, ISSUE_FILE};
+
+    explicit_bzero(s->setup_code, sizeof s->setup_code);
+    for (size_t i = 0; i < ELEMENTS(files); i++) {
+        _cleanup_(freep) char *path = NULL;
+
+        if (asprintf(&path, "%s/%s", s->settings->runtime_directory, files[i]) < 0)
+            path = NULL;
+        else
+            (void)unlink(path);
+    }
+}
+
+static bool code_is(const char *expected, const char *code)
+{
+    uint8_t a[SHA256_SIZE], b[SHA256_SIZE];
+
+    if (!*expected)
+        return false;
+    sha256(expected, strlen(expected), a);
+    sha256(code, strlen(code), b);
+    return CRYPTO_memcmp(a, b, sizeof a) == 0;
+}
+
+/* The code shown on the console, or the one printed on the device. */
+static bool code_is_right(const Security *s, const char *code)
+{
+    _cleanup_(freep) char *label = NULL, *directory = NULL;
+    const char *path = strempty(s->settings->label_code_file), *slash = strrchr(path, '/');
+    size_t size;
+    bool right = code_is(s->setup_code, code);
+
+    if (!slash || !(directory = strndup(path, (size_t)(slash - path))) ||
+        read_file_limited(directory, slash + 1, 128, &label, &size) < 0)
+        return right;
+    label[strcspn(label, " \t\r\n")] = '\0';
+    /* A short label could be guessed in spite of the throttle. */
+    right |= strlen(label) >= 8 && code_is(label, code);
+    explicit_bzero(label, size);
+    return right;
+}
+
+static int check_claim(Security *s, const Subject *caller, const char *code, uint64_t *ret_wait)
+{
+    char peer[32];
+
+    if (!caller->remote && caller->uid == 0)
+        return 0;
+    if (s->store->claimed || !code || !*code)
+        return -EACCES;
+    snprintf(peer, sizeof peer, "uid %u", caller->uid);
+    *ret_wait = throttle_wait(&s->codes, peer, security_boottime());
+    if (*ret_wait > 0) {
+        s->statistics.throttled++;
+        return -EAGAIN;
+    }
+    if (code_is_right(s, code))
+        return 0;
+    (void)throttle_failure(&s->codes, peer, security_boottime());
+    return -EACCES;
+}
+
+static int grant_administrator(Security *s, const Subject *caller, const char *user)
+{
+    _cleanup_(hybus_config_error_done) hybus_config_error e = {0};
+    _cleanup_(rule_unrefp) Rule *rule = NULL;
+    char id[80], to[80];
+    int r;
+
+    snprintf(id, sizeof id, "administrator-%s", user);
+    id[64] = '\0';
+    snprintf(to, sizeof to, "user:%s", user);
+    if (policy_rule(s->policy, id))
+        return 0;
+    r = rule_new(RULE_GRANT, id, to, "*", "encrypted", &rule, &e);
+    return r < 0 ? r : security_grant_rule(s, caller, rule);
+}
+
+int security_setup(Security *s, const Subject *caller, const char *code, const char *user,
+                   char **ret_secret, uint64_t *ret_wait)
+{
+    char principal[80], name[80];
+    int r = check_claim(s, caller, code, ret_wait);
+
+    if (r < 0) {
+        security_note(s, caller, "setup", "refused");
+        return r;
+    }
+    if (!principal_name_is_valid(user) || s->fallback)
+        return -EINVAL;
+    snprintf(principal, sizeof principal, "user:%s", user);
+    snprintf(name, sizeof name, "setup-%.50s", user);
+    for (unsigned n = 2; store_token(s->store, name); n++)
+        snprintf(name, sizeof name, "setup-%.50s-%u", user, n);
+    r = grant_administrator(s, caller, user);
+    if (r < 0)
+        return r;
+    if (!store_user(s->store, user))
+        r = store_add_user(s->store, user);
+    if (r >= 0)
+        r = store_add_token(s->store, name, principal, NULL, 0, ret_secret);
+    if (r < 0)
+        return r;
+    s->store->claimed = true;
+    r = store_save(s->store);
+    if (r < 0) {
+        explicit_bzero(*ret_secret, strlen(*ret_secret));
+        free(TAKE_PTR(*ret_secret));
+        (void)store_remove_token(s->store, name);
+        return r;
+    }
+    withdraw_code(s);
+    security_note(s, caller, "setup", user);
+    return 1;
+}
