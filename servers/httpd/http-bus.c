@@ -1,27 +1,21 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "http-bus.h"
 
-#include <hybus/call.h>
-#include <hybus/error.h>
+#include <endpoint/claim.h>
+#include <endpoint/server1.h>
 #include <hybus/log.h>
-#include <hybus/object.h>
 
 #define OBJECT "/org/hybridos/Http1"
-#define SERVER_INTERFACE "org.hybridos.Server1"
 #define HTTP_INTERFACE "org.hybridos.Http1"
-#define SECURITY "org.hybridos.Security1"
-#define SECURITY_OBJECT "/org/hybridos/Security1"
-#define PROPERTIES "org.freedesktop.DBus.Properties"
 
 struct HttpBus {
     Http *http;
-    sd_bus *bus;
-    hybus_object *server, *own;
-    sd_bus_slot *security_changed, *security_came, *asking;
-    bool ask_again; /* something moved while the question was on its way */
+    hybus_object *own;
+    endpoint_server1 *server;
+    endpoint_claim *claim;
 };
 
-/* --- methods ------------------------------------------------------------------------------------
+/* --- what every server tells --------------------------------------------------------------------
  */
 
 static const char *principal_of(const HttpConnection *c)
@@ -32,84 +26,54 @@ static const char *principal_of(const HttpConnection *c)
     return "anonymous";
 }
 
-static int method_list_clients(sd_bus_message *m, void *userdata, sd_bus_error *error)
+static void each_client(void *server, endpoint_client_each each, void *to)
 {
-    Http *h = userdata;
-    sd_bus_message *reply;
-    int r;
+    const Http *h = server;
 
-    r = sd_bus_message_new_method_return(m, &reply);
-    if (r < 0)
-        return r;
-    r = sd_bus_message_open_container(reply, 'a', "(tssstt)");
-    for (HttpConnection *c = h->connections; c && r >= 0; c = c->next)
-        r = sd_bus_message_append(reply, "(tssstt)", c->id, c->http2 ? "h2" : "http/1.1",
-                                  c->peer_name, principal_of(c), c->since_usec, c->requests);
-    if (r >= 0)
-        r = sd_bus_message_close_container(reply);
-    if (r >= 0)
-        r = sd_bus_send(NULL, reply, NULL);
-    sd_bus_message_unref(reply);
-    return r;
+    for (const HttpConnection *c = h->connections; c; c = c->next) {
+        endpoint_client client = {.id = c->id,
+                                  .protocol = c->http2 ? "h2" : "http/1.1",
+                                  .peer = c->peer_name,
+                                  .principal = principal_of(c),
+                                  .since_usec = c->since_usec,
+                                  .requests = c->requests};
+        each(&client, to);
+    }
 }
 
-static int method_kick(sd_bus_message *m, void *userdata, sd_bus_error *error)
+static int kick(void *server, uint64_t id)
 {
-    Http *h = userdata;
-    HttpConnection *c;
-    uint64_t id;
-    int r;
+    Http *h = server;
+    HttpConnection *c = http_connection_find(h, id);
 
-    r = sd_bus_message_read(m, "t", &id);
-    if (r < 0)
-        return r;
-    c = http_connection_find(h, id);
     if (!c || c->dying)
-        return hybus_error_set(error, -ENOENT, "No client %llu.", (unsigned long long)id);
+        return -ENOENT;
     http_connection_kill(c);
     h->counters.kicked++;
-    return sd_bus_reply_method_return(m, NULL);
+    return 0;
 }
+
+static void each_listener(void *server, endpoint_listener_each each, void *to)
+{
+    const Http *h = server;
+
+    for (size_t i = 0; i < h->n_listeners; i++)
+        each(h->listeners[i]->address, h->listeners[i]->port,
+             h->listeners[i]->tls ? "tls" : "plain", to);
+}
+
+static void each_counter(void *server, endpoint_counter_each each, void *to)
+{
+    http_statistics(server, each, to);
+}
+
+static const endpoint_server_ops server_ops = {.clients = each_client,
+                                               .kick = kick,
+                                               .listeners = each_listener,
+                                               .statistics = each_counter};
 
 /* --- properties ----------------------------------------------------------------------------------
  */
-
-static int get_listeners(sd_bus *bus, const char *path, const char *interface, const char *property,
-                         sd_bus_message *reply, void *userdata, sd_bus_error *error)
-{
-    Http *h = userdata;
-    int r = sd_bus_message_open_container(reply, 'a', "(sqs)");
-
-    for (size_t i = 0; i < h->n_listeners && r >= 0; i++) {
-        const HttpListener *l = h->listeners[i];
-        r = sd_bus_message_append(reply, "(sqs)", l->address, l->port, l->tls ? "tls" : "plain");
-    }
-    return r < 0 ? r : sd_bus_message_close_container(reply);
-}
-
-typedef struct appending {
-    sd_bus_message *reply;
-    int r;
-} appending;
-
-static void append_counter(const char *name, uint64_t value, void *userdata)
-{
-    appending *a = userdata;
-
-    if (a->r >= 0)
-        a->r = sd_bus_message_append(a->reply, "{st}", name, value);
-}
-
-static int get_statistics(sd_bus *bus, const char *path, const char *interface,
-                          const char *property, sd_bus_message *reply, void *userdata,
-                          sd_bus_error *error)
-{
-    appending a = {.reply = reply};
-
-    a.r = sd_bus_message_open_container(reply, 'a', "{st}");
-    http_statistics(userdata, append_counter, &a);
-    return a.r < 0 ? a.r : sd_bus_message_close_container(reply);
-}
 
 static int get_fingerprint(sd_bus *bus, const char *path, const char *interface,
                            const char *property, sd_bus_message *reply, void *userdata,
@@ -136,18 +100,6 @@ static int get_draining(sd_bus *bus, const char *path, const char *interface, co
 /* --- tables
  * --------------------------------------------------------------------------------------- */
 
-static const sd_bus_vtable server_vtable[] = {
-    SD_BUS_VTABLE_START(0),
-    SD_BUS_METHOD_WITH_ARGS("ListClients", SD_BUS_NO_ARGS, SD_BUS_RESULT("a(tssstt)", clients),
-                            method_list_clients, SD_BUS_VTABLE_UNPRIVILEGED),
-    SD_BUS_METHOD_WITH_ARGS("Kick", SD_BUS_ARGS("t", id), SD_BUS_NO_RESULT, method_kick,
-                            SD_BUS_VTABLE_UNPRIVILEGED),
-    SD_BUS_PROPERTY("Listeners", "a(sqs)", get_listeners, 0,
-                    SD_BUS_VTABLE_PROPERTY_EMITS_INVALIDATION),
-    SD_BUS_PROPERTY("Statistics", "a{st}", get_statistics, 0, 0),
-    SD_BUS_VTABLE_END,
-};
-
 static const sd_bus_vtable http_vtable[] = {
     SD_BUS_VTABLE_START(0),
     SD_BUS_PROPERTY("CertificateFingerprint", "s", get_fingerprint, 0,
@@ -157,72 +109,6 @@ static const sd_bus_vtable http_vtable[] = {
     SD_BUS_VTABLE_END,
 };
 
-/* --- claimed ------------------------------------------------------------------------------------
- */
-
-static void ask_claimed(HttpBus *b);
-
-static void on_claimed(sd_bus_message *m, int error, void *userdata)
-{
-    HttpBus *b = userdata;
-    int claimed = 0;
-
-    b->asking = sd_bus_slot_unref(b->asking);
-    /* No answer: stay as we are; the next sign of h-securityd asks again. */
-    if (error == 0 && sd_bus_message_read(m, "v", "b", &claimed) > 0)
-        http_set_claimed(b->http, claimed);
-    if (b->ask_again)
-        ask_claimed(b);
-}
-
-/* One question at a time, however often h-securityd says that something has changed. */
-static void ask_claimed(HttpBus *b)
-{
-    int r;
-
-    b->ask_again = b->asking;
-    if (b->asking)
-        return;
-    r = hybus_call_method(b->bus, SECURITY, SECURITY_OBJECT, PROPERTIES, "Get", on_claimed, b,
-                          &b->asking, "ss", SECURITY, "Claimed");
-    if (r < 0)
-        hybus_log_errno(LOG_WARNING, r, "cannot ask whether the device is claimed");
-}
-
-static int on_security_changed(sd_bus_message *m, void *userdata, sd_bus_error *error)
-{
-    ask_claimed(userdata);
-    return 0;
-}
-
-/* Whatever the policy has become, a claim may be part of it. Nothing of ours has to be cut for it. */
-static void on_policy_changed(hybus_agent *agent, uint64_t generation, void *userdata)
-{
-    hybus_agent_settled(agent, on_policy_changed, userdata, generation);
-    ask_claimed(userdata);
-}
-
-static int follow_claimed(HttpBus *b)
-{
-    hybus_agent *agent = b->http->agent;
-    int r = agent ? hybus_agent_add_changed(agent, on_policy_changed, b) : 0;
-
-    if (r >= 0)
-        r = sd_bus_match_signal_async(b->bus, &b->security_changed, SECURITY, SECURITY_OBJECT,
-                                      PROPERTIES, "PropertiesChanged", on_security_changed, NULL,
-                                      b);
-    if (r >= 0)
-        r = sd_bus_add_match_async(b->bus, &b->security_came,
-                                   "type='signal',sender='org.freedesktop.DBus',"
-                                   "interface='org.freedesktop.DBus',member='NameOwnerChanged',"
-                                   "arg0='" SECURITY "'",
-                                   on_security_changed, NULL, b);
-    if (r < 0)
-        return hybus_log_errno(LOG_ERR, r, "cannot follow whether the device is claimed");
-    ask_claimed(b);
-    return 0;
-}
-
 /* --- object --------------------------------------------------------------------------------------
  */
 
@@ -230,13 +116,18 @@ static void on_listeners_changed(Http *h, void *userdata)
 {
     HttpBus *b = userdata;
 
-    hybus_object_changed(b->server, "Listeners", NULL);
+    endpoint_server1_listeners_changed(b->server);
     hybus_object_changed(b->own, "Open", NULL);
 }
 
 void http_bus_certificate_changed(HttpBus *b)
 {
     hybus_object_changed(b->own, "CertificateFingerprint", NULL);
+}
+
+static void on_claimed(bool claimed, void *userdata)
+{
+    http_set_claimed(userdata, claimed);
 }
 
 int http_bus_publish(Http *h, sd_bus *bus, HttpBus **ret)
@@ -247,12 +138,11 @@ int http_bus_publish(Http *h, sd_bus *bus, HttpBus **ret)
     if (!b)
         return hybus_log_errno(LOG_ERR, -ENOMEM, "cannot publish the objects");
     b->http = h;
-    b->bus = sd_bus_ref(bus);
-    r = hybus_object_publish(bus, OBJECT, SERVER_INTERFACE, server_vtable, h, &b->server);
+    r = endpoint_server1_publish(bus, OBJECT, &server_ops, h, &b->server);
     if (r >= 0)
         r = hybus_object_publish(bus, OBJECT, HTTP_INTERFACE, http_vtable, h, &b->own);
     if (r >= 0)
-        r = follow_claimed(b);
+        r = endpoint_claim_follow(bus, h->agent, on_claimed, h, &b->claim);
     if (r < 0)
         return r;
     h->listeners_changed = on_listeners_changed;
@@ -267,13 +157,8 @@ void http_bus_free(HttpBus *b)
         return;
     if (b->http->listeners_userdata == b)
         b->http->listeners_changed = NULL;
-    if (b->http->agent)
-        hybus_agent_remove_changed(b->http->agent, on_policy_changed, b);
-    sd_bus_slot_unref(b->asking);
-    sd_bus_slot_unref(b->security_changed);
-    sd_bus_slot_unref(b->security_came);
-    hybus_object_free(b->server);
+    endpoint_claim_free(b->claim);
+    endpoint_server1_free(b->server);
     hybus_object_free(b->own);
-    sd_bus_unref(b->bus);
     free(b);
 }

@@ -6,7 +6,6 @@
 
 #include "http.h"
 
-#include <arpa/inet.h>
 #include <h2o/http2.h>
 #include <h2o/http2_internal.h>
 #include <sys/socket.h>
@@ -17,20 +16,6 @@
                            */
 
 /* --- addresses ------------------------------------------------------------------------------- */
-
-static void address_key(const struct sockaddr *sa, unsigned char key[16])
-{
-    memset(key, 0, 16);
-    if (sa->sa_family == AF_INET) {
-        memcpy(key + 12, &((const struct sockaddr_in *)sa)->sin_addr, 4);
-        key[10] = key[11] = 0xff;
-    } else if (sa->sa_family == AF_INET6) {
-        const struct in6_addr *a = &((const struct sockaddr_in6 *)sa)->sin6_addr;
-
-        /* A host has its whole /64; mapped IPv4 is told apart by all 16 bytes. */
-        memcpy(key, a, IN6_IS_ADDR_V4MAPPED(a) || IN6_IS_ADDR_LOOPBACK(a) ? 16 : 8);
-    }
-}
 
 /* An address is remembered for a second after its last connection, so that the rate of its requests
  * is not forgotten by reconnecting. Others go as soon as somebody looks for one. */
@@ -59,7 +44,7 @@ static HttpAddress *address_get(Http *h, const struct sockaddr *sa)
     HttpAddress *a;
 
     forget_addresses(h);
-    address_key(sa, key);
+    endpoint_address_key(sa, key);
     for (a = h->addresses; a; a = a->next)
         if (memcmp(a->key, key, sizeof(key)) == 0)
             return a;
@@ -93,39 +78,6 @@ static uint64_t address_take(Http *h, HttpAddress *a)
 }
 
 /* --- connections ------------------------------------------------------------------------------ */
-
-static void format_peer(const struct sockaddr *sa, char *buffer, size_t room)
-{
-    char text[INET6_ADDRSTRLEN] = "";
-
-    if (sa->sa_family == AF_INET) {
-        const struct sockaddr_in *in = (const struct sockaddr_in *)sa;
-
-        inet_ntop(AF_INET, &in->sin_addr, text, sizeof(text));
-        snprintf(buffer, room, "%s:%u", text, ntohs(in->sin_port));
-    } else if (sa->sa_family == AF_INET6) {
-        const struct sockaddr_in6 *in = (const struct sockaddr_in6 *)sa;
-
-        inet_ntop(AF_INET6, &in->sin6_addr, text, sizeof(text));
-        if (IN6_IS_ADDR_V4MAPPED(&in->sin6_addr))
-            snprintf(buffer, room, "%s:%u", text + strlen("::ffff:"), ntohs(in->sin6_port));
-        else
-            snprintf(buffer, room, "[%s]:%u", text, ntohs(in->sin6_port));
-    }
-}
-
-static void format_local(const struct sockaddr *sa, char *buffer, size_t room)
-{
-    if (sa->sa_family == AF_INET) {
-        inet_ntop(AF_INET, &((const struct sockaddr_in *)sa)->sin_addr, buffer, (socklen_t)room);
-    } else if (sa->sa_family == AF_INET6) {
-        const struct in6_addr *a = &((const struct sockaddr_in6 *)sa)->sin6_addr;
-        char text[INET6_ADDRSTRLEN] = "";
-
-        inet_ntop(AF_INET6, a, text, sizeof(text));
-        snprintf(buffer, room, "%s", text + (IN6_IS_ADDR_V4MAPPED(a) ? strlen("::ffff:") : 0));
-    }
-}
 
 static void connection_closed(void *data)
 {
@@ -216,8 +168,8 @@ bool http_connection_new(Http *h, h2o_socket_t *socket, bool tls)
         return false;
     }
     h2o_socket_getsockname(socket, (struct sockaddr *)&local);
-    format_peer((struct sockaddr *)&peer, c->peer_name, sizeof(c->peer_name));
-    format_local((struct sockaddr *)&local, c->local_name, sizeof(c->local_name));
+    endpoint_address_format((struct sockaddr *)&peer, c->peer_name);
+    endpoint_address_format_host((struct sockaddr *)&local, c->local_name);
     clock_gettime(CLOCK_REALTIME, &now);
     c->since_usec = (uint64_t)now.tv_sec * 1000000u + (uint64_t)now.tv_nsec / 1000u;
     c->active_usec = http_now();

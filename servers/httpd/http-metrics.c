@@ -3,16 +3,15 @@
 
 #include "http.h"
 
+#include <endpoint/server1.h>
+
 #define ROOM (8u * 1024u)
 
 void http_statistics(Http *h, void (*each)(const char *name, uint64_t value, void *userdata),
                      void *userdata)
 {
     const http_counters *c = &h->counters;
-    endpoint_statistics e = {};
 
-    if (h->core)
-        endpoint_core_statistics(h->core, &e);
     const struct {
         const char *name;
         uint64_t value;
@@ -38,26 +37,11 @@ void http_statistics(Http *h, void (*each)(const char *name, uint64_t value, voi
         {"connections_authenticated", h->n_authenticated},
         {"addresses", h->n_addresses},
         {"streams", h->n_streams},
-        {"endpoint_requests_total", e.requests},
-        {"endpoint_refused_total", e.refused},
-        {"endpoint_unauthenticated_total", e.unauthenticated},
-        {"endpoint_not_found_total", e.not_found},
-        {"endpoint_responder_gone_total", e.responder_gone},
-        {"endpoint_timeouts_total", e.timeouts},
-        {"endpoint_overloaded_total", e.overloaded},
-        {"endpoint_cancelled_total", e.cancelled},
-        {"endpoint_notifies_total", e.notifies},
-        {"endpoint_notifies_dropped_total", e.notifies_dropped},
-        {"endpoint_open_requests", e.open_requests},
-        {"endpoint_peers", e.peers},
-        {"endpoint_watches", e.watches},
-        {"endpoint_values", e.values},
-        {"endpoint_responders", e.responders},
-        {"endpoint_namespaces", e.namespaces},
     };
 
     for (size_t i = 0; i < ELEMENTS(table); i++)
         each(table[i].name, table[i].value, userdata);
+    endpoint_statistics_each(h->core, each, userdata);
 }
 
 typedef struct text {

@@ -11,6 +11,7 @@
 #include <openssl/ssl.h>
 #include <systemd/sd-event.h>
 
+#include <endpoint/doors.h>
 #include <endpoint/endpoint.h>
 #include <hybus/base.h>
 #include <hybus/config.h>
@@ -18,7 +19,7 @@
 #include "http-request.h"
 
 #define HTTP_PEERS_PER_CONNECTION 4u /* principals inside one connection */
-#define HTTP_LISTENERS_MAX 16u
+#define HTTP_LISTENERS_MAX ENDPOINT_DOORS_MAX
 #define HTTP_STREAM_PENDING_MAX (128u * 1024u) /* bytes of events that wait for a slow reader */
 #define HTTP_BODY_PIECE (32u * 1024u)          /* bytes of request body handed over at a time */
 #define HTTP_SENDING_MAX (1024u * 1024u)       /* bytes of one response held for a slow reader */
@@ -60,13 +61,15 @@ struct HttpAddress {
     uint64_t tokens, refilled_usec; /* rate of requests; tokens in millionths */
 };
 
+enum { HTTP_DOOR_PLAIN, HTTP_DOOR_TLS };
+
 struct HttpListener {
     Http *http;
     h2o_socket_t *socket;
     h2o_accept_ctx_t accept;
     bool tls;
-    struct sockaddr_in6 bound; /* room for both families */
-    char address[INET6_ADDRSTRLEN];
+    endpoint_address bound;
+    char address[ENDPOINT_ADDRESS_TEXT];
     uint16_t port;
 };
 
@@ -83,8 +86,8 @@ struct HttpConnection {
     size_t held; /* bytes of responses that its client has not taken */
     unsigned open, n_peers;
     bool authenticated, tls, dying, http2;
-    char peer_name[INET6_ADDRSTRLEN + 10];
-    char local_name[INET6_ADDRSTRLEN];
+    char peer_name[ENDPOINT_ADDRESS_TEXT];
+    char local_name[ENDPOINT_ADDRESS_TEXT];
 };
 
 struct HttpPeer {
