@@ -87,14 +87,18 @@ static int look_in(target *t, const hybus_xml *xml, const char **ret_interface,
     return n > 1 ? -1 : n;
 }
 
-static int found(target *t, const char *path, const char *interface, const hybus_xml_member *m)
+/* `signature`: as the user told it, or NULL. */
+static int found(target *t, const char *path, const char *interface, const hybus_xml_member *m,
+                 const char *signature)
 {
     free(t->path);
     t->path = strdup(path);
     if (!t->interface)
         t->interface = strdup(interface);
     free(t->signature);
-    t->signature = strdup(!m ? "" : m->kind == HYBUS_XML_METHOD ? m->in : m->out);
+    if (!signature)
+        signature = !m ? "" : m->kind == HYBUS_XML_METHOD ? m->in : m->out;
+    t->signature = strdup(signature);
     return t->path && t->interface && t->signature ? 0 : -ENOMEM;
 }
 
@@ -108,7 +112,7 @@ static int look_object(ubus *u, const char *name, const char *path, const hybus_
     if (look_in(t, xml, &interface, &m) != 1)
         return 0;
     if (t->n_found++ == 0)
-        return found(t, path, interface, m);
+        return found(t, path, interface, m, NULL);
     fprintf(stderr, "h-ubus: several objects have it; say which: ");
     ubus_print_safe(stderr, t->path);
     fputs(", ", stderr);
@@ -151,7 +155,9 @@ static int resolve(ubus *u, target *t)
             return ubus_usage_error("'%s' is not a signature", u->signature);
         if (!t->interface || !path)
             return ubus_usage_error("with --signature, say PATH and INTERFACE.MEMBER in full");
-        return found(t, path, t->interface, NULL) < 0 ? ubus_failed("arguments", NULL, -ENOMEM) : 0;
+        return found(t, path, t->interface, NULL, u->signature) < 0
+                   ? ubus_failed("arguments", NULL, -ENOMEM)
+                   : 0;
     }
 
     r = path ? ubus_introspect(u, t->name, path, &t->xml, &error) : -ENOENT;
@@ -162,7 +168,8 @@ static int resolve(ubus *u, target *t)
                                     t->member);
         if (r > 0) {
             t->found = m;
-            return found(t, path, interface, m) < 0 ? ubus_failed("arguments", NULL, -ENOMEM) : 0;
+            return found(t, path, interface, m, NULL) < 0 ? ubus_failed("arguments", NULL, -ENOMEM)
+                                                          : 0;
         }
     } else if (t->path || (!sd_bus_error_has_name(&error, SD_BUS_ERROR_UNKNOWN_OBJECT) &&
                            !sd_bus_error_has_name(&error, SD_BUS_ERROR_UNKNOWN_METHOD) && path))
@@ -284,27 +291,33 @@ static int exchange(ubus *u, sd_bus_message *m, const char *what, bool unwrap)
     return print_reply(u, reply);
 }
 
+/* Takes the target off the arguments and finds it on the bus; at most (or exactly) `n` more stand
+ * behind it, or `usage` is said. */
+static int find_target(ubus *u, target *t, int argc, char *argv[], int n, bool exactly,
+                       const char *usage, int *ret_used)
+{
+    int code = parse_target(t, argc, argv, ret_used);
+
+    if (code == 0 && (argc > *ret_used + n || (exactly && argc < *ret_used + n)))
+        code = ubus_usage_error("%s", usage);
+    if (code == 0)
+        code = ubus_connect(u);
+    return code ? code : resolve(u, t);
+}
+
 int verb_call(ubus *u, int argc, char *argv[])
 {
     _cleanup_(target_done) target t = {.kind = HYBUS_XML_METHOD};
     _message_ *m = NULL;
-    int used, code = parse_target(&t, argc, argv, &used), r;
+    int used, r,
+        code = find_target(u, &t, argc, argv, 1, false,
+                           "one JSON list holds all arguments: '[…, …]'", &used);
 
-    if (code == 0 && argc > used + 1)
-        code = ubus_usage_error("one JSON list holds all arguments: '[…, …]'");
-    if (code == 0)
-        code = ubus_connect(u);
-    if (code == 0)
-        code = resolve(u, &t);
     if (code)
         return code;
-    if (u->signature) {
-        free(t.signature);
-        t.signature = strdup(u->signature);
-    }
     r = sd_bus_message_new_method_call(u->bus, &m, t.name, t.path, t.interface, t.member);
-    if (r < 0 || !t.signature)
-        return ubus_failed(t.member, NULL, r < 0 ? r : -ENOMEM);
+    if (r < 0)
+        return ubus_failed(t.member, NULL, r);
     code = append_arguments(&t, "call", m, argc > used ? argv[used] : NULL);
     return code ? code : exchange(u, m, t.member, false);
 }
@@ -313,14 +326,8 @@ int verb_get(ubus *u, int argc, char *argv[])
 {
     _cleanup_(target_done) target t = {.kind = HYBUS_XML_PROPERTY, .any_interface = u->all};
     _message_ *m = NULL;
-    int used, code = parse_target(&t, argc, argv, &used), r;
+    int used, r, code = find_target(u, &t, argc, argv, 0, false, "get takes no value", &used);
 
-    if (code == 0 && argc > used)
-        code = ubus_usage_error("get takes no value");
-    if (code == 0)
-        code = ubus_connect(u);
-    if (code == 0)
-        code = resolve(u, &t);
     if (code)
         return code;
     r = sd_bus_message_new_method_call(u->bus, &m, t.name, t.path, PROPERTIES,
@@ -339,21 +346,11 @@ int verb_set(ubus *u, int argc, char *argv[])
     _cleanup_(hybus_json_decrefp) json_t *json = NULL;
     hybus_json_error e = {};
     _message_ *m = NULL;
-    int used, code = parse_target(&t, argc, argv, &used), r;
+    int used, r, code = find_target(u, &t, argc, argv, 1, true, "which value?", &used);
 
-    if (code == 0 && argc != used + 1)
-        code = ubus_usage_error("which value?");
-    if (code == 0)
-        code = ubus_connect(u);
-    if (code == 0)
-        code = resolve(u, &t);
     if (code)
         return code;
-    if (u->signature) {
-        free(t.signature);
-        t.signature = strdup(u->signature);
-    }
-    if (!t.signature || !hybus_signature_is_single(t.signature))
+    if (!hybus_signature_is_single(t.signature))
         return ubus_usage_error("a property has one complete type");
     r = sd_bus_message_new_method_call(u->bus, &m, t.name, t.path, PROPERTIES, "Set");
     if (r >= 0)

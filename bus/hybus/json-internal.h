@@ -26,6 +26,15 @@ typedef struct walk {
 int json_fail(walk *w, const place *at, int error, const char *type, size_t type_length,
               const char *format, ...) _printf_(6, 7);
 int json_count(walk *w, const place *at, unsigned depth);
+/* The same for a value of that type, which may be a container. */
+static inline int json_count_type(walk *w, const place *at, char type, unsigned depth)
+{
+    return json_count(w, at, depth + (type == 'a' || type == 'v' || type == '('));
+}
+
+/* The text of a dictionary key, which is the only form of it that is accepted: so that two keys can
+ * never become the same. */
+int json_key_text(const json_t *key, char **ret);
 
 typedef struct integer_range {
     char type;

@@ -286,6 +286,7 @@ static const char *example(FILE *f, const char *s)
                     strchr("so", s[2]) ? s[2] == 's' ? "\"key\"" : "\"/object/path\""
                     : s[2] == 'g'      ? "\"as\""
                     : s[2] == 'b'      ? "\"true\""
+                    : s[2] == 'd'      ? "\"0.5\""
                                        : "\"1\"");
             s = example(f, s + 3);
             fputc('}', f);
@@ -334,4 +335,12 @@ int hybus_json_example(const char *signature, char **ret)
     }
     *ret = text;
     return 0;
+}
+
+int json_key_text(const json_t *key, char **ret)
+{
+    if (!json_is_string(key))
+        return hybus_json_dump(key, HYBUS_JSON_COMPACT, ret);
+    *ret = strdup(json_string_value(key));
+    return *ret ? 0 : -ENOMEM;
 }

@@ -251,7 +251,7 @@ static void test_text(void **state)
 
     /* Every example is accepted by its own signature. */
     static const char *const signatures[] = {"", "ybnqiuxtdsogv", "ayaayas(sa{sv})",
-                                             "a{os}a{gs}a{bs}a{ys}"};
+                                             "a{os}a{gs}a{bs}a{ys}a{du}"};
     for (size_t i = 0; i < ELEMENTS(signatures); i++) {
         int r;
 
