@@ -1,10 +1,104 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #pragma once
 
+/* What the files of the filter share: mediate.c decides, mediate-sender.c knows who calls and which
+ * of their calls wait. */
+
+#include <sys/queue.h>
+
 #include "mediate.h"
+#include "members.h"
+
+#define MEDIATE_BUCKETS 2048u
+#define MEDIATE_NAME_MAX 255u /* D-Bus specification, "Valid Names" */
+#define MEDIATE_DRIVER "org.freedesktop.DBus"
+
+typedef struct Sender Sender;
+
+typedef enum CallState {
+    CALL_PARKED,  /* waits for its sender's row */
+    CALL_RESUMED, /* back in sd-bus's queue, to run through the filter again */
+    CALL_REFUSED, /* waits for the agent's verdict */
+} CallState;
+
+typedef struct Call {
+    TAILQ_ENTRY(Call) queue; /* of the sender, in order of arrival; refused ones are in another */
+    TAILQ_ENTRY(Call) all;   /* of the mediator, in order of their deadlines */
+    Sender *sender;
+    sd_bus_message *message;
+    CallState state;
+    uint64_t deadline_usec;
+    hybus_agent_question *question; /* of a refused one */
+    unsigned contradicted;          /* verdicts that allowed what the row did not */
+} Call;
+
+TAILQ_HEAD(Calls, Call);
+
+/* One connection to the bus. Unique names are never given out twice in the life of a bus, and this
+ * daemon ends with the connection, so that a name says who it is as long as it is in the table. */
+struct Sender {
+    Sender *next; /* in the bucket */
+    TAILQ_ENTRY(Sender) used;
+    hybus_mediator *mediator;
+    uint32_t bucket, uid, *gids;
+    size_t n_gids;
+    bool known; /* uid and gids are */
+    hybus_row *row;
+    uint64_t *counts; /* per bit of the row: 0 never used, 1 reported, n: n - 1 not reported yet */
+    bool counted;
+    sd_bus_slot *identify;
+    hybus_agent_question *question;
+    struct Calls calls, refused;
+    size_t n_calls;
+    char name[];
+};
+
+struct hybus_mediator {
+    sd_bus *bus;
+    sd_event *event;
+    hybus_agent *agent;
+    sd_bus_slot *filter, *owner_match;
+    sd_event_source *deadline, *flush;
+    bool flushing; /* the timer is set */
+    members *members;
+    Sender *buckets[MEDIATE_BUCKETS];
+    TAILQ_HEAD(Senders, Sender) senders; /* least recently used first */
+    size_t n_senders, n_calls;
+    struct Calls calls; /* all of them */
+    hybus_mediator_statistics statistics;
+};
+
+/* --- mediate.c ------------------------------------------------------------------------------- */
 
 /* Nothing is parked and nobody is being asked. */
 bool hybus_mediator_idle(const hybus_mediator *m);
 
 /* The filter itself, for tests and benchmarks: 0 lets the message pass, 1 has dealt with it. */
 int hybus_mediator_filter(sd_bus_message *message, void *mediator, sd_bus_error *error);
+
+void mediate_refuse(sd_bus_message *m, int error, const char *text);
+/* Returns 1: the message has been dealt with. */
+int mediate_over_limit(hybus_mediator *m, sd_bus_message *message);
+void mediate_unavailable(hybus_mediator *m, sd_bus_message *message);
+
+/* --- mediate-sender.c ------------------------------------------------------------------------ */
+
+uint32_t sender_bucket(const char *name);
+Sender *sender_find(hybus_mediator *m, const char *name, uint32_t bucket);
+/* NULL: no room, no memory, or no name of a connection. */
+Sender *sender_new(hybus_mediator *m, const char *name, uint32_t bucket);
+void sender_free(Sender *s);
+void sender_touch(Sender *s);
+hybus_subject sender_subject(const Sender *s);
+/* Tells the agent the counts of uses that it has not been told yet. */
+void sender_report(Sender *s);
+void sender_drop_row(Sender *s);
+/* Finds out who it is, then what it may; its parked calls go on or are refused. */
+void sender_fetch(Sender *s);
+/* Calls that were parked behind resumed ones, to keep their order, go on when those are through. */
+void sender_resume_if_due(Sender *s);
+
+/* NULL: the limits are reached, or no memory. */
+Call *call_new(Sender *s, sd_bus_message *message, CallState state);
+void call_free(Call *c);
+int call_on_deadline(sd_event_source *source, uint64_t usec, void *userdata);

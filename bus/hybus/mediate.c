@@ -1,76 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "mediate.h"
-
-#include <sys/queue.h>
-
-#include "credentials.h"
-#include "error.h"
+/* What a call asks for, and whether its caller may. */
 #include "mediate-internal.h"
-#include "members.h"
 
-#define BUCKETS 2048u
-#define NAME_SIZE_MAX 255u    /* D-Bus specification, "Valid Names" */
+#include "error.h"
+
 #define CONTRADICTIONS_MAX 3u /* the policy may move while it is asked, but not for ever */
 #define FLUSH_USEC (60u * 1000u * 1000u)
 #define FLUSH_ACCURACY_USEC (5u * 1000u * 1000u)
 #define DEADLINE_ACCURACY_USEC (100u * 1000u)
-#define DRIVER "org.freedesktop.DBus"
 #define PROPERTIES "org.freedesktop.DBus.Properties"
-
-typedef struct Sender Sender;
-
-typedef enum CallState {
-    CALL_PARKED,  /* waits for its sender's row */
-    CALL_RESUMED, /* back in sd-bus's queue, to run through the filter again */
-    CALL_REFUSED, /* waits for the agent's verdict */
-} CallState;
-
-typedef struct Call {
-    TAILQ_ENTRY(Call) queue; /* of the sender, in order of arrival; refused ones are in another */
-    TAILQ_ENTRY(Call) all;   /* of the mediator, in order of their deadlines */
-    Sender *sender;
-    sd_bus_message *message;
-    CallState state;
-    uint64_t deadline_usec;
-    hybus_agent_question *question; /* of a refused one */
-    unsigned contradicted;          /* verdicts that allowed what the row did not */
-} Call;
-
-TAILQ_HEAD(Calls, Call);
-
-/* One connection to the bus. Unique names are never given out twice in the life of a bus, and this
- * daemon ends with the connection, so that a name says who it is as long as it is in the table. */
-struct Sender {
-    Sender *next; /* in the bucket */
-    TAILQ_ENTRY(Sender) used;
-    hybus_mediator *mediator;
-    uint32_t bucket, uid, *gids;
-    size_t n_gids;
-    bool known; /* uid and gids are */
-    hybus_row *row;
-    uint64_t *counts; /* per bit of the row: 0 never used, 1 reported, n: n - 1 not reported yet */
-    bool counted;
-    sd_bus_slot *identify;
-    hybus_agent_question *question;
-    struct Calls calls, refused;
-    size_t n_calls;
-    char name[];
-};
-
-struct hybus_mediator {
-    sd_bus *bus;
-    sd_event *event;
-    hybus_agent *agent;
-    sd_bus_slot *filter, *owner_match;
-    sd_event_source *deadline, *flush;
-    bool flushing; /* the timer is set */
-    members *members;
-    Sender *buckets[BUCKETS];
-    TAILQ_HEAD(Senders, Sender) senders; /* least recently used first */
-    size_t n_senders, n_calls;
-    struct Calls calls; /* all of them */
-    hybus_mediator_statistics statistics;
-};
 
 /* What a message asks for. */
 typedef struct Need {
@@ -82,12 +20,9 @@ typedef struct Need {
     hybus_member_kind kind;
 } Need;
 
-static void fetch(Sender *s);
-static void resume_if_due(Sender *s);
-
 /* --- replies --------------------------------------------------------------------------------- */
 
-static void refuse(sd_bus_message *m, int error, const char *text)
+void mediate_refuse(sd_bus_message *m, int error, const char *text)
 {
     _cleanup_(sd_bus_error_free) sd_bus_error e = SD_BUS_ERROR_NULL;
 
@@ -95,348 +30,20 @@ static void refuse(sd_bus_message *m, int error, const char *text)
     (void)sd_bus_reply_method_error(m, &e); /* none when the caller wants none */
 }
 
-/* --- calls that wait ------------------------------------------------------------------------- */
-
-static void arm_deadline(hybus_mediator *m)
-{
-    Call *first = TAILQ_FIRST(&m->calls);
-
-    if (!first) {
-        (void)sd_event_source_set_enabled(m->deadline, SD_EVENT_OFF);
-        return;
-    }
-    (void)sd_event_source_set_time(m->deadline, first->deadline_usec);
-    (void)sd_event_source_set_enabled(m->deadline, SD_EVENT_ONESHOT);
-}
-
-/* NULL: the limits are reached, or no memory. */
-static Call *call_new(Sender *s, sd_bus_message *message, CallState state)
-{
-    hybus_mediator *m = s->mediator;
-    uint64_t now;
-    Call *c;
-
-    if (s->n_calls >= HYBUS_MEDIATE_PARKED_PER_SENDER_MAX || m->n_calls >= HYBUS_MEDIATE_PARKED_MAX)
-        return NULL;
-    c = calloc(1, sizeof *c);
-    if (!c)
-        return NULL;
-    (void)sd_event_now(m->event, CLOCK_MONOTONIC, &now);
-    c->sender = s;
-    c->message = sd_bus_message_ref(message);
-    c->state = state;
-    c->deadline_usec = now + HYBUS_AGENT_DEADLINE_USEC;
-    if (state == CALL_REFUSED)
-        TAILQ_INSERT_TAIL(&s->refused, c, queue);
-    else
-        TAILQ_INSERT_TAIL(&s->calls, c, queue);
-    TAILQ_INSERT_TAIL(&m->calls, c, all);
-    s->n_calls++;
-    if (m->n_calls++ == 0)
-        arm_deadline(m);
-    return c;
-}
-
-static void call_free(Call *c)
-{
-    Sender *s = c->sender;
-    hybus_mediator *m = s->mediator;
-
-    if (c->state == CALL_REFUSED)
-        TAILQ_REMOVE(&s->refused, c, queue);
-    else
-        TAILQ_REMOVE(&s->calls, c, queue);
-    TAILQ_REMOVE(&m->calls, c, all);
-    s->n_calls--;
-    m->n_calls--;
-    hybus_agent_question_cancel(c->question);
-    sd_bus_message_unref(c->message);
-    free(c);
-}
-
-static int over_limit(hybus_mediator *m, sd_bus_message *message)
+int mediate_over_limit(hybus_mediator *m, sd_bus_message *message)
 {
     m->statistics.dropped++;
-    refuse(message, -ENOBUFS, "Too many calls of this caller wait for a decision; try again later");
+    mediate_refuse(message, -ENOBUFS,
+                   "Too many calls of this caller wait for a decision; try again later");
     return 1;
 }
 
-static void unavailable(hybus_mediator *m, sd_bus_message *message)
+void mediate_unavailable(hybus_mediator *m, sd_bus_message *message)
 {
     m->statistics.unavailable++;
-    refuse(message, -ENOKEY,
-           "The policy agent h-securityd does not answer, and nothing is allowed "
-           "without it; try again later");
-}
-
-/* A resumed call is about to be decided, and must not get two answers. */
-static Call *expired(hybus_mediator *m, uint64_t usec)
-{
-    Call *c;
-
-    TAILQ_FOREACH (c, &m->calls, all)
-        if (c->deadline_usec > usec)
-            return NULL;
-        else if (c->state != CALL_RESUMED)
-            return c;
-    return NULL;
-}
-
-static int on_deadline(sd_event_source *source, uint64_t usec, void *userdata)
-{
-    hybus_mediator *m = userdata;
-    Call *c;
-
-    while ((c = expired(m, usec))) {
-        Sender *s = c->sender;
-
-        unavailable(m, c->message);
-        call_free(c);
-        resume_if_due(s);
-    }
-    arm_deadline(m);
-    return 0;
-}
-
-/* --- senders --------------------------------------------------------------------------------- */
-
-static uint32_t bucket_of(const char *name)
-{
-    uint32_t h = 2166136261u;
-
-    for (; *name; name++)
-        h = (h ^ (unsigned char)*name) * 16777619u;
-    return (h ^ h >> 15) % BUCKETS;
-}
-
-static hybus_subject subject_of(const Sender *s)
-{
-    return (hybus_subject){
-        .uid = s->uid, .gids = s->gids, .n_gids = s->n_gids, .bus_name = s->name};
-}
-
-/* Counts of uses that the agent has not been told yet. */
-static void report(Sender *s)
-{
-    hybus_subject subject = subject_of(s);
-
-    if (!s->counted)
-        return;
-    s->counted = false;
-    for (uint32_t i = 0; i < s->row->n_bits; i++) {
-        const char *permission = members_permission(s->mediator->members, i);
-
-        if (s->counts[i] <= 1)
-            continue;
-        if (permission)
-            hybus_agent_used(s->mediator->agent, &subject, permission, s->counts[i] - 1);
-        s->counts[i] = 1;
-    }
-}
-
-static void drop_row(Sender *s)
-{
-    report(s);
-    free(s->row);
-    free(s->counts);
-    s->row = NULL;
-    s->counts = NULL;
-}
-
-static void sender_free(Sender *s)
-{
-    hybus_mediator *m = s->mediator;
-    Sender **p = &m->buckets[s->bucket];
-    Call *c;
-
-    while ((c = TAILQ_FIRST(&s->calls)) || (c = TAILQ_FIRST(&s->refused)))
-        call_free(c);
-    drop_row(s);
-    while (*p != s)
-        p = &(*p)->next;
-    *p = s->next;
-    TAILQ_REMOVE(&m->senders, s, used);
-    m->n_senders--;
-    hybus_agent_question_cancel(s->question);
-    sd_bus_slot_unref(s->identify);
-    free(s->gids);
-    free(s);
-}
-
-static Sender *sender_find(hybus_mediator *m, const char *name, uint32_t bucket)
-{
-    for (Sender *s = m->buckets[bucket]; s; s = s->next)
-        if (streq(s->name, name))
-            return s;
-    return NULL;
-}
-
-static bool make_room(hybus_mediator *m)
-{
-    Sender *s;
-
-    if (m->n_senders < HYBUS_MEDIATE_SENDERS_MAX)
-        return true;
-    TAILQ_FOREACH (s, &m->senders, used)
-        if (s->n_calls == 0) {
-            sender_free(s);
-            return true;
-        }
-    return false;
-}
-
-static Sender *sender_new(hybus_mediator *m, const char *name, uint32_t bucket)
-{
-    size_t size = strlen(name) + 1;
-    Sender *s;
-
-    if (size > NAME_SIZE_MAX + 1 || !make_room(m))
-        return NULL;
-    s = calloc(1, sizeof *s + size);
-    if (!s)
-        return NULL;
-    memcpy(s->name, name, size);
-    s->mediator = m;
-    s->bucket = bucket;
-    TAILQ_INIT(&s->calls);
-    TAILQ_INIT(&s->refused);
-    s->next = m->buckets[bucket];
-    m->buckets[bucket] = s;
-    TAILQ_INSERT_TAIL(&m->senders, s, used);
-    m->n_senders++;
-    return s;
-}
-
-static void touch(Sender *s)
-{
-    struct Senders *l = &s->mediator->senders;
-
-    if (!TAILQ_NEXT(s, used))
-        return;
-    TAILQ_REMOVE(l, s, used);
-    TAILQ_INSERT_TAIL(l, s, used);
-}
-
-/* --- fetching who it is and what it may ------------------------------------------------------- */
-
-/* Every call that waits for this sender is refused: its identity is not known, which denies
- * (CVE-2021-3560 is what happens otherwise). */
-static void identity_failed(Sender *s)
-{
-    Call *c, *next;
-
-    for (c = TAILQ_FIRST(&s->calls); c; c = next) {
-        next = TAILQ_NEXT(c, queue);
-        if (c->state != CALL_PARKED)
-            continue;
-        s->mediator->statistics.denied++;
-        refuse(c->message, -EACCES, "The caller's identity cannot be established");
-        call_free(c);
-    }
-}
-
-static int keep_identity(Sender *s, const hybus_credentials *c)
-{
-    s->gids = calloc(c->n_gids + 1, sizeof *s->gids);
-    if (!s->gids)
-        return -ENOMEM;
-    if (c->n_gids > 0)
-        memcpy(s->gids, c->gids, c->n_gids * sizeof *s->gids);
-    s->n_gids = c->n_gids;
-    s->uid = c->uid;
-    s->known = true;
-    return 0;
-}
-
-static void on_credentials(sd_bus_message *reply, int error, void *userdata)
-{
-    Sender *s = userdata;
-    hybus_credentials c;
-
-    s->identify = sd_bus_slot_unref(s->identify);
-    if (error < 0 || hybus_credentials_read(reply, &c) < 0 || keep_identity(s, &c) < 0) {
-        identity_failed(s);
-        if (s->n_calls == 0)
-            sender_free(s);
-        return;
-    }
-    fetch(s);
-}
-
-static void resume(Sender *s)
-{
-    Call *c, *next;
-
-    for (c = TAILQ_FIRST(&s->calls); c; c = next) {
-        next = TAILQ_NEXT(c, queue);
-        if (c->state != CALL_PARKED)
-            continue;
-        c->state = CALL_RESUMED;
-        if (sd_bus_enqueue_for_read(s->mediator->bus, c->message) < 0) {
-            (void)over_limit(s->mediator, c->message);
-            call_free(c);
-        }
-    }
-}
-
-/* Calls that were parked behind resumed ones, to keep their order, go on when those are through. */
-static void resume_if_due(Sender *s)
-{
-    Call *c;
-
-    TAILQ_FOREACH (c, &s->calls, queue)
-        if (c->state == CALL_RESUMED)
-            return;
-    if (!s->identify && !s->question)
-        resume(s);
-}
-
-static void on_row(hybus_row *row, int error, void *userdata)
-{
-    Sender *s = userdata;
-    hybus_mediator *m = s->mediator;
-    Call *c, *next;
-
-    s->question = NULL;
-    if (error == 0) {
-        uint64_t *counts = calloc(row->n_bits + 1u, sizeof *counts);
-
-        if (!counts) {
-            free(row);
-            error = -ENOMEM;
-        } else {
-            drop_row(s);
-            s->row = row;
-            s->counts = counts;
-            resume(s);
-            return;
-        }
-    }
-    for (c = TAILQ_FIRST(&s->calls); c; c = next) {
-        next = TAILQ_NEXT(c, queue);
-        if (c->state != CALL_PARKED)
-            continue;
-        unavailable(m, c->message);
-        call_free(c);
-    }
-}
-
-static void fetch(Sender *s)
-{
-    hybus_mediator *m = s->mediator;
-    hybus_subject subject = subject_of(s);
-
-    if (s->identify || s->question)
-        return;
-    if (!s->known) {
-        if (hybus_credentials_ask(m->bus, s->name, on_credentials, s, &s->identify) < 0)
-            identity_failed(s);
-        return;
-    }
-    if (hybus_agent_row(m->agent, &subject, NULL, 0, on_row, s, &s->question) < 0) {
-        s->question = NULL;
-        on_row(NULL, -ENOBUFS, s);
-    }
+    mediate_refuse(message, -ENOKEY,
+                   "The policy agent h-securityd does not answer, and nothing is allowed "
+                   "without it; try again later");
 }
 
 /* --- refusals -------------------------------------------------------------------------------- */
@@ -449,7 +56,7 @@ static void decide_again(Call *c)
     TAILQ_REMOVE(&s->refused, c, queue);
     TAILQ_INSERT_TAIL(&s->calls, c, queue);
     c->state = CALL_PARKED;
-    resume_if_due(s);
+    sender_resume_if_due(s);
 }
 
 static void on_verdict(const hybus_verdict *v, int error, void *userdata)
@@ -460,19 +67,19 @@ static void on_verdict(const hybus_verdict *v, int error, void *userdata)
 
     c->question = NULL;
     if (error == 0 && v->allowed && c->contradicted++ < CONTRADICTIONS_MAX) {
-        drop_row(c->sender);
+        sender_drop_row(c->sender);
         decide_again(c);
         return;
     }
     if (error == -ENOKEY || error == -ENOBUFS || (error == 0 && v->allowed)) {
-        unavailable(m, c->message);
+        mediate_unavailable(m, c->message);
     } else if (error < 0) {
-        refuse(c->message, -EACCES, "Access denied; the policy agent could not say why");
+        mediate_refuse(c->message, -EACCES, "Access denied; the policy agent could not say why");
     } else {
         snprintf(text, sizeof text,
                  "Access denied by rule \"%s\": %s (audit id %s; see: h-policy explain %s)",
                  v->rule, v->reason, v->audit, v->audit);
-        refuse(c->message, -EACCES, text);
+        mediate_refuse(c->message, -EACCES, text);
     }
     call_free(c);
 }
@@ -481,7 +88,7 @@ static void on_verdict(const hybus_verdict *v, int error, void *userdata)
 static int deny(Sender *s, sd_bus_message *message, const Need *need, uint32_t bit, Call *c)
 {
     hybus_mediator *m = s->mediator;
-    hybus_subject subject = subject_of(s);
+    hybus_subject subject = sender_subject(s);
     hybus_call call = {.permission = members_permission(m->members, bit),
                        .interface = need->interface,
                        .member = need->member,
@@ -497,10 +104,10 @@ static int deny(Sender *s, sd_bus_message *message, const Need *need, uint32_t b
         c = call_new(s, message, CALL_REFUSED);
     }
     if (!c)
-        return over_limit(m, message);
+        return mediate_over_limit(m, message);
     if (hybus_agent_judge(m->agent, &subject, &call, on_verdict, c, &c->question) < 0) {
         c->question = NULL;
-        unavailable(m, message);
+        mediate_unavailable(m, message);
         call_free(c);
     }
     return 1;
@@ -533,7 +140,7 @@ static void need_of_property(const members *table, sd_bus_message *message, Need
     if (sd_bus_message_read_basic(message, 's', &interface) <= 0 ||
         (!all && sd_bus_message_read_basic(message, 's', &property) <= 0) ||
         sd_bus_message_rewind(message, true) < 0 || !*interface ||
-        strlen(interface) > NAME_SIZE_MAX || (property && strlen(property) > NAME_SIZE_MAX))
+        strlen(interface) > MEDIATE_NAME_MAX || (property && strlen(property) > MEDIATE_NAME_MAX))
         return;
     need->interface = interface;
     need->kind = streq(need->member, "Set") ? HYBUS_MEMBER_SET : HYBUS_MEMBER_GET;
@@ -580,7 +187,7 @@ static void note_use(Sender *s, uint32_t bit)
         }
         return;
     }
-    subject = subject_of(s);
+    subject = sender_subject(s);
     hybus_agent_used(m->agent, &subject, members_permission(m->members, bit), 1);
 }
 
@@ -591,7 +198,7 @@ static int on_flush(sd_event_source *source, uint64_t usec, void *userdata)
 
     m->flushing = false;
     TAILQ_FOREACH (s, &m->senders, used)
-        report(s);
+        sender_report(s);
     return 0;
 }
 
@@ -617,7 +224,7 @@ static int park(Sender *s, sd_bus_message *message)
     hybus_mediator *m = s->mediator;
 
     if (!call_new(s, message, CALL_PARKED))
-        return over_limit(m, message);
+        return mediate_over_limit(m, message);
     m->statistics.parked++;
     return 1;
 }
@@ -651,7 +258,7 @@ static int filter_resumed(Sender *s, Call *c, sd_bus_message *message)
         c->state = CALL_PARKED;
         s->mediator->statistics.misses++;
         if (!behind)
-            fetch(s);
+            sender_fetch(s);
         return 1;
     }
     need_of(s->mediator->members, message, sd_bus_message_get_interface(message),
@@ -674,7 +281,7 @@ static int filter_new(Sender *s, sd_bus_message *message, const char *interface,
     s->mediator->statistics.misses++;
     r = park(s, message);
     if (TAILQ_FIRST(&s->calls) && TAILQ_FIRST(&s->calls)->state == CALL_PARKED)
-        fetch(s);
+        sender_fetch(s);
     return r;
 }
 
@@ -694,27 +301,27 @@ int hybus_mediator_filter(sd_bus_message *message, void *mediator, sd_bus_error 
     interface = sd_bus_message_get_interface(message);
     member = sd_bus_message_get_member(message);
     if (!name || !member) {
-        refuse(message, -EACCES, "The caller's identity cannot be established");
+        mediate_refuse(message, -EACCES, "The caller's identity cannot be established");
         return 1;
     }
-    if (streq(name, DRIVER) || (interface && is_free(interface, member)))
+    if (streq(name, MEDIATE_DRIVER) || (interface && is_free(interface, member)))
         return 0;
 
-    bucket = bucket_of(name);
+    bucket = sender_bucket(name);
     s = sender_find(m, name, bucket);
     if (_unlikely_(!s)) {
         s = sender_new(m, name, bucket);
         if (!s)
-            return over_limit(m, message);
+            return mediate_over_limit(m, message);
     }
-    touch(s);
+    sender_touch(s);
     if (_likely_(TAILQ_EMPTY(&s->calls)))
         return filter_new(s, message, interface, member);
     c = find_resumed(s, message);
     if (!c)
         return filter_new(s, message, interface, member);
     r = filter_resumed(s, c, message);
-    resume_if_due(s);
+    sender_resume_if_due(s);
     return r;
 }
 
@@ -728,7 +335,7 @@ static int on_owner_changed(sd_bus_message *message, void *userdata, sd_bus_erro
 
     if (sd_bus_message_read(message, "sss", &name, &old, &new) < 0 || *new)
         return 0;
-    s = sender_find(m, name, bucket_of(name));
+    s = sender_find(m, name, sender_bucket(name));
     if (s)
         sender_free(s); /* nobody waits for its answers any more */
     return 0;
@@ -747,11 +354,11 @@ static void on_changed(hybus_agent *a, uint64_t generation, void *userdata)
     /* Cached bits mean something only over the list they were asked for. */
     if (!m->members || !members_same_permissions(m->members, permissions, n_permissions))
         TAILQ_FOREACH (s, &m->senders, used)
-            drop_row(s);
+            sender_drop_row(s);
     /* Without memory there are no members, and so nothing is allowed. */
     if (members_new(list, n, permissions, n_permissions, &new) < 0) {
         TAILQ_FOREACH (s, &m->senders, used)
-            drop_row(s);
+            sender_drop_row(s);
         new = NULL;
     }
     members_free(m->members);
@@ -762,7 +369,7 @@ static void on_changed(hybus_agent *a, uint64_t generation, void *userdata)
 static int set_up_timers(hybus_mediator *m)
 {
     int r = sd_event_add_time(m->event, &m->deadline, CLOCK_MONOTONIC, 0, DEADLINE_ACCURACY_USEC,
-                              on_deadline, m);
+                              call_on_deadline, m);
     if (r >= 0)
         r = sd_event_source_set_enabled(m->deadline, SD_EVENT_OFF);
     if (r >= 0)
@@ -793,7 +400,8 @@ int hybus_mediator_new(sd_bus *bus, hybus_agent *agent, hybus_mediator **ret)
     /* Only those that leave: arg2, the new owner, is empty. Others do not wake this daemon. */
     if (r >= 0)
         r = sd_bus_add_match_async(bus, &m->owner_match,
-                                   "type='signal',sender='" DRIVER "',interface='" DRIVER
+                                   "type='signal',sender='" MEDIATE_DRIVER
+                                   "',interface='" MEDIATE_DRIVER
                                    "',member='NameOwnerChanged',arg2=''",
                                    on_owner_changed, NULL, m);
     if (r >= 0)

@@ -20,7 +20,7 @@
     (60u * 1000u * 1000u) /* of a whole wait; reached only when something is wrong */
 
 static const char *const permissions[] = {"test.call", "test.read", "test.secret", NULL};
-static const hybus_member members[] = {
+static const hybus_member surface[] = {
     {NAME, "Add", HYBUS_MEMBER_METHOD, 0}, {NAME, "Unannotated", HYBUS_MEMBER_METHOD, UINT32_MAX},
     {NAME, "Open", HYBUS_MEMBER_GET, 1},   {NAME, "Secret", HYBUS_MEMBER_GET, 2},
     {NAME, "Open", HYBUS_MEMBER_SET, 0},   {NULL},
@@ -156,7 +156,7 @@ static int set_up(void **state)
 
     assert_non_null(f);
     f->bus_process = private_bus_new();
-    f->fake = fake_agent_new(members, permissions);
+    f->fake = fake_agent_new(surface, permissions);
     assert_true(sd_event_new(&f->event) >= 0);
     f->server = private_bus_connect(f->bus_process, f->event);
     assert_true(hybus_error_register() >= 0);

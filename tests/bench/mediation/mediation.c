@@ -28,7 +28,7 @@ enum { PLAIN, FILTERED, ASKING, N_KINDS, JUDGE = N_KINDS, N_SERVERS };
 static const char *const names[] = {"org.hybridos.BenchPlain1", "org.hybridos.BenchFiltered1",
                                     "org.hybridos.BenchAsking1", "org.hybridos.BenchJudge1"};
 static const char *const permissions[] = {"bench.call", NULL};
-static const hybus_member members[] = {{INTERFACE, "Call", HYBUS_MEMBER_METHOD, 0}, {NULL}};
+static const hybus_member surface[] = {{INTERFACE, "Call", HYBUS_MEMBER_METHOD, 0}, {NULL}};
 
 #define REQUIRE(x)                                                                                 \
     do {                                                                                           \
@@ -163,7 +163,7 @@ int main(void)
 {
     static double times[N_KINDS][CALLS];
     double p50[N_KINDS], decision;
-    fake_agent *fake = fake_agent_new(members, permissions);
+    fake_agent *fake = fake_agent_new(surface, permissions);
     private_bus *bus = private_bus_new();
     pid_t servers[N_SERVERS];
     sd_bus *client;
