@@ -11,10 +11,15 @@
 
 #define ANNOTATION_READ "org.hybridos.Permission"
 #define ANNOTATION_WRITE "org.hybridos.Permission.Write"
+#define ANNOTATION_DESTINATION "org.hybridos.Destination"
+#define ANNOTATION_PROPERTIES_READ "org.hybridos.Properties"
+#define ANNOTATION_PROPERTIES_WRITE "org.hybridos.Properties.Write"
 
 struct Catalogue {
     Member *members;
     size_t n_members, allocated;
+    Destination *destinations;
+    size_t n_destinations;
     char **vendor_prefixes;
 };
 
@@ -31,10 +36,22 @@ static void member_done(Member *m)
     free(m->file);
 }
 
+static void destination_done(Destination *d)
+{
+    free(d->interface);
+    free(d->name);
+    free(d->read);
+    free(d->write);
+    free(d->file);
+}
+
 void catalogue_free(Catalogue *c)
 {
     if (!c)
         return;
+    for (size_t i = 0; i < c->n_destinations; i++)
+        destination_done(&c->destinations[i]);
+    free(c->destinations);
     for (size_t i = 0; i < c->n_members; i++)
         member_done(&c->members[i]);
     free(c->members);
@@ -52,6 +69,12 @@ static int compare_members(const void *pa, const void *pb)
     return order ? order : a->kind - b->kind;
 }
 
+static int compare_destinations(const void *pa, const void *pb)
+{
+    const Destination *a = pa, *b = pb;
+    return strcmp(a->interface, b->interface);
+}
+
 /* --- one file -------------------------------------------------------------------------------- */
 
 typedef struct Parser {
@@ -62,7 +85,7 @@ typedef struct Parser {
     bool vendor;
     int result;
     unsigned depth;
-    size_t first; /* member of this file */
+    size_t first, first_destination; /* of this file */
     char interface[256], member[256];
     unsigned member_depth, interface_depth;
     size_t read, write; /* indexes of the member at hand, or SIZE_MAX */
@@ -192,6 +215,82 @@ static bool prefix_is_vendors(const Catalogue *c, const char *permission)
     return false;
 }
 
+static bool check_permission(Parser *p, const char *value)
+{
+    if (!permission_is_valid(value))
+        fail(p, "\"%s\" is not a permission", value);
+    else if (!p->vendor && prefix_is_vendors(p->catalogue, value))
+        fail(p, "the prefix of \"%s\" is reserved for the system", value);
+    return p->result >= 0;
+}
+
+/* The entry of the interface at hand; one per file and interface. */
+static Destination *need_destination(Parser *p)
+{
+    Catalogue *c = p->catalogue;
+    Destination *larger, *d;
+
+    for (size_t i = p->first_destination; i < c->n_destinations; i++)
+        if (streq(c->destinations[i].interface, p->interface))
+            return &c->destinations[i];
+    if (c->n_destinations >= CATALOGUE_DESTINATIONS_MAX) {
+        fail(p, "more than %u interfaces of other services", CATALOGUE_DESTINATIONS_MAX);
+        return NULL;
+    }
+    larger = reallocarray(c->destinations, c->n_destinations + 1, sizeof *larger);
+    if (!larger) {
+        out_of_memory(p);
+        return NULL;
+    }
+    c->destinations = larger;
+    d = &larger[c->n_destinations++];
+    *d = (Destination){.interface = strdup(p->interface),
+                       .file = strdup(p->file),
+                       .line = (unsigned)XML_GetCurrentLineNumber(p->expat)};
+    if (!d->interface || !d->file) {
+        out_of_memory(p);
+        return NULL;
+    }
+    return d;
+}
+
+/* Ours are never guarded by the bus, the bus itself is not for sale, and who is not the vendor speaks
+ * only for interfaces that carry the service's own name in front. */
+static bool check_destination(Parser *p, const char *name)
+{
+    const char *rest = startswith(p->interface, name);
+
+    if (!name_is_valid(name, true) || !strchr(name, '.') || name[0] == '.')
+        fail(p, "\"%s\" is not a well-known bus name", name);
+    else if (startswith(name, "org.hybridos.") || streq(name, "org.freedesktop.DBus"))
+        fail(p, "%s is not a service that the bus guards by this policy", name);
+    else if (!p->vendor && (!rest || (*rest && *rest != '.')))
+        fail(p, "%s does not belong to %s", p->interface, name);
+    return p->result >= 0;
+}
+
+static void start_interface_annotation(Parser *p, const char *name, const char *value)
+{
+    Destination *d;
+    char **field;
+
+    if (p->depth != p->interface_depth + 1 || !p->interface_depth)
+        return fail(p, "%s belongs to an interface", name);
+    if (!(streq(name, ANNOTATION_DESTINATION) ? check_destination(p, value)
+                                              : check_permission(p, value)))
+        return;
+    d = need_destination(p);
+    if (!d)
+        return;
+    field = streq(name, ANNOTATION_DESTINATION)       ? &d->name
+            : streq(name, ANNOTATION_PROPERTIES_READ) ? &d->read
+                                                      : &d->write;
+    if (*field)
+        return fail(p, "%s stands twice", name);
+    if (!(*field = strdup(value)))
+        out_of_memory(p);
+}
+
 static void start_annotation(Parser *p, const XML_Char **attributes)
 {
     const char *name = attribute(attributes, "name"), *value = attribute(attributes, "value");
@@ -200,6 +299,9 @@ static void start_annotation(Parser *p, const XML_Char **attributes)
 
     if (!name || !value)
         return fail(p, "an annotation needs name and value");
+    if (streq(name, ANNOTATION_DESTINATION) || streq(name, ANNOTATION_PROPERTIES_READ) ||
+        streq(name, ANNOTATION_PROPERTIES_WRITE))
+        return start_interface_annotation(p, name, value);
     if (!streq(name, ANNOTATION_READ) && !streq(name, ANNOTATION_WRITE))
         return;
     if (!p->member_depth || p->depth != p->member_depth + 1)
@@ -207,10 +309,8 @@ static void start_annotation(Parser *p, const XML_Char **attributes)
     number = streq(name, ANNOTATION_READ) ? p->read : p->write;
     if (number == SIZE_MAX)
         return fail(p, "%s does not fit the access of %s", name, p->member);
-    if (!permission_is_valid(value))
-        return fail(p, "\"%s\" is not a permission", value);
-    if (!p->vendor && prefix_is_vendors(p->catalogue, value))
-        return fail(p, "the prefix of \"%s\" is reserved for the system", value);
+    if (!check_permission(p, value))
+        return;
     m = &p->catalogue->members[number];
     if (m->permission)
         return fail(p, "%s stands twice", name);
@@ -313,26 +413,73 @@ static int merge(Catalogue *c, size_t first, const char *file, hybus_config_erro
     return 0;
 }
 
-static int keep_prefixes(Catalogue *c, size_t first)
+/* One word of two files: what only one says counts, what both say differently is a conflict. */
+static bool merge_word(char **old, char **new)
 {
-    for (size_t i = first; i < c->n_members; i++) {
-        const char *permission = c->members[i].permission;
-        char prefix[POLICY_NAME_MAX + 1];
-        int r;
+    if (*new && !*old)
+        *old = TAKE_PTR(*new);
+    return !*new || streq(*old, *new);
+}
 
-        if (!permission || prefix_is_vendors(c, permission))
+static int merge_destinations(Catalogue *c, size_t first, const char *file, hybus_config_error *e)
+{
+    for (size_t i = first; i < c->n_destinations; i++) {
+        Destination *d = &c->destinations[i];
+        hybus_config_position at = {.file = file, .line = d->line, .column = 1};
+        Destination *old = NULL;
+
+        if (!d->name)
+            return hybus_config_error_set(e, &at, "%s says nothing of its " ANNOTATION_DESTINATION,
+                                          d->interface);
+        for (size_t k = 0; k < first && !old; k++)
+            if (streq(c->destinations[k].interface, d->interface))
+                old = &c->destinations[k];
+        if (!old)
             continue;
-        snprintf(prefix, sizeof prefix, "%.*s", (int)strcspn(permission, ".:"), permission);
-        if ((r = words_add(&c->vendor_prefixes, prefix, strlen(prefix))) < 0)
-            return r;
+        /* A conflict stays one (the name is gone), whatever a third file says. */
+        if (old->name && (!streq(old->name, d->name) || !merge_word(&old->read, &d->read) ||
+                          !merge_word(&old->write, &d->write)))
+            free(TAKE_PTR(old->name));
+        destination_done(d);
+        memmove(d, d + 1, (--c->n_destinations - i) * sizeof *d);
+        i--;
     }
     return 0;
+}
+
+static int keep_prefix(Catalogue *c, const char *permission)
+{
+    char prefix[POLICY_NAME_MAX + 1];
+
+    if (!permission || prefix_is_vendors(c, permission))
+        return 0;
+    snprintf(prefix, sizeof prefix, "%.*s", (int)strcspn(permission, ".:"), permission);
+    return words_add(&c->vendor_prefixes, prefix, strlen(prefix));
+}
+
+static int keep_prefixes(Catalogue *c, size_t first, size_t first_destination)
+{
+    int r = 0;
+
+    for (size_t i = first; i < c->n_members && r >= 0; i++)
+        r = keep_prefix(c, c->members[i].permission);
+    for (size_t i = first_destination; i < c->n_destinations && r >= 0; i++) {
+        r = keep_prefix(c, c->destinations[i].read);
+        if (r >= 0)
+            r = keep_prefix(c, c->destinations[i].write);
+    }
+    return r;
 }
 
 int catalogue_parse(Catalogue *c, const char *name, const char *text, size_t size, bool vendor,
                     hybus_config_error *e)
 {
-    Parser p = {.catalogue = c, .file = name, .vendor = vendor, .error = e, .first = c->n_members};
+    Parser p = {.catalogue = c,
+                .file = name,
+                .vendor = vendor,
+                .error = e,
+                .first = c->n_members,
+                .first_destination = c->n_destinations};
     hybus_config_position at = {.file = name, .line = 1, .column = 1};
     int r;
 
@@ -344,9 +491,14 @@ int catalogue_parse(Catalogue *c, const char *name, const char *text, size_t siz
     r = parse(&p, text, size);
     XML_ParserFree(p.expat);
     if (r >= 0)
-        r = vendor ? keep_prefixes(c, p.first) : 0;
+        r = vendor ? keep_prefixes(c, p.first, p.first_destination) : 0;
+    if (r >= 0)
+        r = merge_destinations(c, p.first_destination, name, e);
     if (r >= 0)
         r = merge(c, p.first, name, e);
+    if (r < 0)
+        while (c->n_destinations > p.first_destination)
+            destination_done(&c->destinations[--c->n_destinations]);
     if (r < 0)
         while (c->n_members > p.first)
             member_done(&c->members[--c->n_members]);
@@ -357,6 +509,8 @@ void catalogue_finish(Catalogue *c)
 {
     if (c->n_members > 0)
         qsort(c->members, c->n_members, sizeof *c->members, compare_members);
+    if (c->n_destinations > 0)
+        qsort(c->destinations, c->n_destinations, sizeof *c->destinations, compare_destinations);
 }
 
 /* --- directories ----------------------------------------------------------------------------- */
@@ -473,9 +627,39 @@ const Member *catalogue_find(const Catalogue *c, const char *interface, const ch
     return NULL;
 }
 
+size_t catalogue_destinations(const Catalogue *c, const Destination **ret)
+{
+    *ret = c->destinations;
+    return c->n_destinations;
+}
+
+const Destination *catalogue_destination(const Catalogue *c, const char *interface)
+{
+    const Destination key = {.interface = (char *)interface};
+
+    return c->n_destinations ? bsearch(&key, c->destinations, c->n_destinations,
+                                       sizeof *c->destinations, compare_destinations)
+                             : NULL;
+}
+
+static bool destinations_equal(const Catalogue *a, const Catalogue *b)
+{
+    if (a->n_destinations != b->n_destinations)
+        return false;
+    for (size_t i = 0; i < a->n_destinations; i++) {
+        const Destination *x = &a->destinations[i], *y = &b->destinations[i];
+
+        if (!streq(x->interface, y->interface) || !streq(strempty(x->name), strempty(y->name)) ||
+            !streq(strempty(x->read), strempty(y->read)) ||
+            !streq(strempty(x->write), strempty(y->write)))
+            return false;
+    }
+    return true;
+}
+
 bool catalogue_equal(const Catalogue *a, const Catalogue *b)
 {
-    if (a->n_members != b->n_members)
+    if (a->n_members != b->n_members || !destinations_equal(a, b))
         return false;
     for (size_t i = 0; i < a->n_members; i++)
         if (compare_members(&a->members[i], &b->members[i]) != 0 ||
@@ -500,26 +684,55 @@ static int format_member(FILE *f, const Member *m)
                                                                   : "property");
 }
 
+static void format_annotation(FILE *f, const char *name, const char *value)
+{
+    if (value)
+        fprintf(f, "<annotation name=\"%s\" value=\"%s\"/>\n", name, value);
+}
+
+/* Without a name (a conflict) it is left out: nobody may use the interface then either. */
+static void format_destination(FILE *f, const Destination *d)
+{
+    if (!d || !d->name)
+        return;
+    format_annotation(f, ANNOTATION_DESTINATION, d->name);
+    format_annotation(f, ANNOTATION_PROPERTIES_READ, d->read);
+    format_annotation(f, ANNOTATION_PROPERTIES_WRITE, d->write);
+}
+
+/* One document for an interface with the members that stand at `m`. */
+static int format_interface(const Catalogue *c, const char *interface, const Member *m, size_t n,
+                            int (*f)(const char *xml, size_t size, void *userdata), void *userdata)
+{
+    _cleanup_(freep) char *text = NULL;
+    size_t size;
+    FILE *file = open_memstream(&text, &size);
+
+    if (!file)
+        return -ENOMEM;
+    fprintf(file, "<node><interface name=\"%s\">\n", interface);
+    format_destination(file, catalogue_destination(c, interface));
+    for (size_t i = 0; i < n; i++)
+        (void)format_member(file, &m[i]);
+    fprintf(file, "</interface></node>\n");
+    if (fclose(file) != 0)
+        return -ENOMEM;
+    return f(text, size, userdata);
+}
+
 int catalogue_format(const Catalogue *c, int (*f)(const char *xml, size_t size, void *userdata),
                      void *userdata)
 {
+    const Member *members;
+    size_t n;
     int r = 0;
 
-    for (size_t i = 0; i < c->n_members && r >= 0;) {
-        const Member *first = &c->members[i];
-        _cleanup_(freep) char *text = NULL;
-        size_t size;
-        FILE *file = open_memstream(&text, &size);
-
-        if (!file)
-            return -ENOMEM;
-        fprintf(file, "<node><interface name=\"%s\">\n", first->interface);
-        for (; i < c->n_members && streq(c->members[i].interface, first->interface); i++)
-            (void)format_member(file, &c->members[i]);
-        fprintf(file, "</interface></node>\n");
-        if (fclose(file) != 0)
-            return -ENOMEM;
-        r = f(text, size, userdata);
+    for (size_t i = 0; i < c->n_members && r >= 0; i += n) {
+        n = catalogue_interface(c, c->members[i].interface, &members);
+        r = format_interface(c, members->interface, members, n, f, userdata);
     }
+    for (size_t i = 0; i < c->n_destinations && r >= 0; i++)
+        if (catalogue_interface(c, c->destinations[i].interface, &members) == 0)
+            r = format_interface(c, c->destinations[i].interface, NULL, 0, f, userdata);
     return r;
 }

@@ -11,6 +11,7 @@
 #define CATALOGUE_FILES_MAX 1024u
 #define CATALOGUE_MEMBERS_MAX 8000u
 #define CATALOGUE_DEPTH_MAX 16u
+#define CATALOGUE_DESTINATIONS_MAX 256u
 
 typedef struct Member {
     char *interface, *name;
@@ -20,6 +21,15 @@ typedef struct Member {
     char *file;       /* that annotated it, or else defined it */
     unsigned line;
 } Member;
+
+/* An interface of a service that the bus alone guards (org.hybridos.Destination). The bus does not see
+ * the names of properties, so reading and writing them is one permission each for the whole service. */
+typedef struct Destination {
+    char *interface, *name; /* name: the service's well-known name; NULL: two files disagree */
+    char *read, *write;     /* permissions for all properties; NULL: this interface says nothing */
+    char *file;
+    unsigned line;
+} Destination;
 
 typedef struct Catalogue Catalogue;
 
@@ -48,6 +58,9 @@ size_t catalogue_members(const Catalogue *c, const Member **ret);
 size_t catalogue_interface(const Catalogue *c, const char *interface, const Member **ret);
 const Member *catalogue_find(const Catalogue *c, const char *interface, const char *name,
                              char kind);
+/* Sorted by interface. */
+size_t catalogue_destinations(const Catalogue *c, const Destination **ret);
+const Destination *catalogue_destination(const Catalogue *c, const char *interface);
 /* The same as introspection XML, interface by interface: each call of `f` gets a whole document. */
 int catalogue_format(const Catalogue *c, int (*f)(const char *xml, size_t size, void *userdata),
                      void *userdata);

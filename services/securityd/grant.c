@@ -58,13 +58,13 @@ int security_check_holds(const Security *s, const Subject *caller, const Rule *r
     return 0;
 }
 
-static int fresh_id(const Security *s, char *ret, size_t size)
+/* Never the same twice, also while the first one still waits for the bus. */
+static void fresh_id(Security *s, char *ret, size_t size)
 {
-    for (uint64_t n = s->store->generation + 1;; n++) {
-        snprintf(ret, size, "grant-%llu", (unsigned long long)n);
-        if (!policy_rule(s->policy, ret))
-            return 0;
-    }
+    do {
+        s->last_id = MAX_OF(s->last_id, s->store->generation) + 1;
+        snprintf(ret, size, "grant-%llu", (unsigned long long)s->last_id);
+    } while (policy_rule(s->policy, ret));
 }
 
 static int write_rule(const Security *s, Rule *rule, const Subject *caller)
@@ -84,7 +84,7 @@ static int write_rule(const Security *s, Rule *rule, const Subject *caller)
         file = NULL;
         return -ENOMEM;
     }
-    r = write_file_atomically(s->settings->grant_directory, name, text, strlen(text), 0644);
+    r = write_file_atomically(s->settings->grant_directory, name, text, strlen(text), 0600);
     if (r < 0)
         return r;
     free(rule->file);
@@ -109,20 +109,20 @@ static int remove_file(const Security *s, const char *id)
     return fsync(dir) < 0 ? -errno : 0;
 }
 
-/* The rules in force with one more, or without one. */
-static int policy_with(const Policy *old, Rule *more, const Rule *less, Policy **ret)
+int security_policy_with(const Policy *old, Rule *const *more, size_t n_more, const Rule *less,
+                         Policy **ret)
 {
     Rule *const *rules;
     size_t n = policy_rules(old, &rules), k = 0, twice;
-    _cleanup_(freep) Rule **list = calloc(n + 1, sizeof *list);
+    _cleanup_(freep) Rule **list = calloc(n + n_more + 1, sizeof *list);
 
     if (!list)
         return -ENOMEM;
     for (size_t i = 0; i < n; i++)
         if (rules[i] != less)
             list[k++] = rules[i];
-    if (more)
-        list[k++] = more;
+    for (size_t i = 0; i < n_more; i++)
+        list[k++] = more[i];
     return policy_new(list, k, ret, &twice);
 }
 
@@ -132,7 +132,7 @@ int security_grant_rule(Security *s, const Subject *caller, Rule *rule)
     int r;
 
     /* The model first, so that what is written can also be loaded. */
-    r = policy_with(s->policy, rule, NULL, &policy);
+    r = security_policy_with(s->policy, &rule, 1, NULL, &policy);
     if (r >= 0)
         r = write_rule(s, rule, caller);
     if (r < 0)
@@ -145,29 +145,16 @@ int security_grant_rule(Security *s, const Subject *caller, Rule *rule)
     return 1;
 }
 
-int security_grant(Security *s, const Subject *caller, const char *id, const char *to,
-                   const char *permissions, const char *when, const Rule **ret,
-                   hybus_config_error *e)
+static int check_grant(Security *s, const Subject *caller, const Rule *rule, hybus_config_error *e)
 {
-    _cleanup_(rule_unrefp) Rule *rule = NULL;
-    char made[64];
-    int r;
+    int r = check_subjects(rule, e);
 
-    if (!*id && fresh_id(s, made, sizeof made) >= 0)
-        id = made;
-    if (s->fallback) {
-        (void)hybus_config_error_set(e, NULL, "no policy could be read; repair the files first");
-        return -EACCES;
-    }
-    r = rule_new(RULE_GRANT, id, to, permissions, when, &rule, e);
-    if (r >= 0)
-        r = check_subjects(rule, e);
     if (r >= 0)
         r = security_check_holds(s, caller, rule, e);
     if (r < 0)
         return r;
-    if (policy_rule(s->policy, id)) {
-        (void)hybus_config_error_set(e, NULL, "the id \"%s\" is taken", id);
+    if (policy_rule(s->policy, rule->id)) {
+        (void)hybus_config_error_set(e, NULL, "the id \"%s\" is taken", rule->id);
         return -EEXIST;
     }
     if (granted_files(s) >= SECURITY_GRANTED_FILES_MAX) {
@@ -175,11 +162,56 @@ int security_grant(Security *s, const Subject *caller, const char *id, const cha
                                      SECURITY_GRANTED_FILES_MAX);
         return -ENOBUFS;
     }
-    r = security_grant_rule(s, caller, rule);
+    return 0;
+}
+
+int security_grant_check(Security *s, const Subject *caller, const char *id, const char *to,
+                         const char *permissions, const char *when, Rule **ret,
+                         hybus_config_error *e)
+{
+    _cleanup_(rule_unrefp) Rule *rule = NULL;
+    char made[64];
+    int r;
+
+    if (s->fallback) {
+        (void)hybus_config_error_set(e, NULL, "no policy could be read; repair the files first");
+        return -EACCES;
+    }
+    if (!*id) {
+        fresh_id(s, made, sizeof made);
+        id = made;
+    }
+    r = rule_new(RULE_GRANT, id, to, permissions, when, &rule, e);
+    if (r >= 0)
+        r = check_grant(s, caller, rule, e);
     if (r < 0)
         return r;
-    security_note(s, caller, "Grant", rule->id);
-    *ret = policy_rule(s->policy, rule->id);
+    *ret = TAKE_PTR(rule);
+    return 0;
+}
+
+int security_grant_commit(Security *s, const Subject *caller, Rule *rule, hybus_config_error *e)
+{
+    int r = check_grant(s, caller, rule, e);
+
+    if (r >= 0)
+        r = security_grant_rule(s, caller, rule);
+    if (r >= 0)
+        security_note(s, caller, "Grant", rule->id);
+    return r;
+}
+
+int security_grant(Security *s, const Subject *caller, const char *id, const char *to,
+                   const char *permissions, const char *when, const Rule **ret,
+                   hybus_config_error *e)
+{
+    _cleanup_(rule_unrefp) Rule *rule = NULL;
+    int r = security_grant_check(s, caller, id, to, permissions, when, &rule, e);
+
+    if (r >= 0)
+        r = security_grant_commit(s, caller, rule, e);
+    if (r >= 0)
+        *ret = policy_rule(s->policy, rule->id);
     return r;
 }
 
@@ -197,7 +229,7 @@ int security_revoke(Security *s, const Subject *caller, const char *id, hybus_co
                                      id, rule->file, rule->line);
         return -EOPNOTSUPP;
     }
-    r = policy_with(s->policy, NULL, rule, &policy);
+    r = security_policy_with(s->policy, NULL, 0, rule, &policy);
     if (r < 0)
         return r;
     /* From here on it is revoked, whatever happens to files. */

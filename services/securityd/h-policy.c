@@ -320,6 +320,9 @@ static int verb_status(const Options *o, char **words, int n)
     }
     printf("\npolicy       ");
     put(stdout, *field(properties, "PolicyError") ? field(properties, "PolicyError") : "accepted");
+    printf("\nbus          ");
+    put(stdout, *field(properties, "BusError") ? field(properties, "BusError")
+                                               : "obeys the rules for other services");
     putchar('\n');
     return 0;
 }

@@ -207,18 +207,47 @@ static int method_explain(sd_bus_message *m, void *userdata, sd_bus_error *error
     return reply_with_record(m, record);
 }
 
-static int explain_call(Security *s, const Subject *subject, const char *interface,
-                        const char *member, char kind, sd_bus_message *m)
+/* A call to a service that the bus guards. Others than our daemons and apps it does not ask us about. */
+static int explain_bus_call(SecurityBus *b, const Subject *subject, Question *q, sd_bus_message *m)
 {
-    const Member *found = catalogue_find(s->catalogue, interface, member, kind);
-    const Question q = {.permission = found ? found->permission : NULL,
-                        .interface = interface,
-                        .member = member,
-                        .kind = kind};
-    Verdict v = security_judge(s, subject, &q);
+    Security *s = b->security;
+    bool governed = b->bus_policy && bus_policy_governs(b->bus_policy, subject);
+    Verdict v = bus_rules_judge(s->policy, s->catalogue, subject, q->interface, q->member, q->kind,
+                                &q->permission);
     AuditRecord record;
     int r;
 
+    if (!governed)
+        v.reason = subject->remote
+                       ? "the bus does not see clients from outside: only a daemon of ours can call for one"
+                       : "the bus asks this policy about daemons and apps only; here its own rules decide";
+    r = security_explain(s, subject, q, &v, &record);
+    if (r < 0)
+        return r;
+    record.layer = 1;
+    if (!governed)
+        record.verdict = subject->remote ? "denied" : "ungoverned";
+    r = reply_with_record(m, &record);
+    audit_record_done(&record);
+    return r;
+}
+
+static int explain_call(SecurityBus *b, const Subject *subject, const char *interface,
+                        const char *member, char kind, sd_bus_message *m)
+{
+    Security *s = b->security;
+    const Member *found = catalogue_find(s->catalogue, interface, member, kind);
+    Question q = {.permission = found ? found->permission : NULL,
+                  .interface = interface,
+                  .member = member,
+                  .kind = kind};
+    AuditRecord record;
+    Verdict v;
+    int r;
+
+    if (catalogue_destination(s->catalogue, interface))
+        return explain_bus_call(b, subject, &q, m);
+    v = security_judge(s, subject, &q);
     if (!found)
         v.reason = "no interface file describes this member: nobody may use it";
     else if (found->conflict)
@@ -250,7 +279,7 @@ static int method_explain_call(sd_bus_message *m, void *userdata, sd_bus_error *
     r = named_subject_parse(b->security, text, &named);
     if (r < 0)
         return subject_error(error, r, text);
-    r = explain_call(b->security, &named.subject, interface, member, letter, m);
+    r = explain_call(b, &named.subject, interface, member, letter, m);
     named_subject_done(&named);
     return r;
 }
@@ -376,20 +405,52 @@ static int change_error(sd_bus_error *error, int r, hybus_config_error *e, const
     return r;
 }
 
+static int adopt_grant(Call *c, sd_bus_error *error)
+{
+    hybus_config_error e = {0};
+    int r = security_grant_commit(c->bus->security, &c->subject, c->rule, &e);
+
+    if (r < 0)
+        return change_error(error, r, &e, "Cannot grant");
+    hybus_config_error_done(&e);
+    return call_settle_with_generation(c, c->rule->id);
+}
+
+/* The bus obeys a grant before anybody else does, so that it is never half in force. */
+static void on_grant_proven(int result, const char *message, void *userdata)
+{
+    sd_bus_error error = SD_BUS_ERROR_NULL;
+    Call *c = userdata;
+
+    c->settling = false;
+    if (result < 0)
+        result = hybus_error_set(&error, result, "Not granted: %s", message);
+    else {
+        result = adopt_grant(c, &error);
+        if (result < 0)
+            (void)bus_policy_update(c->bus->bus_policy, NULL, NULL, NULL);
+    }
+    call_end(c, result, &error);
+}
+
 static int grant(Call *c, sd_bus_error *error)
 {
     const char *id, *to, *permissions, *conditions;
     hybus_config_error e = {0};
-    const Rule *rule;
     int r = sd_bus_message_read(c->message, "ssss", &id, &to, &permissions, &conditions);
 
     if (r < 0)
         return r;
-    r = security_grant(c->bus->security, &c->subject, id, to, permissions, conditions, &rule, &e);
+    r = security_grant_check(c->bus->security, &c->subject, id, to, permissions, conditions,
+                             &c->rule, &e);
     if (r < 0)
         return change_error(error, r, &e, "Cannot grant");
     hybus_config_error_done(&e);
-    return call_settle_with_generation(c, rule->id);
+    if (!c->bus->bus_policy)
+        return adopt_grant(c, error);
+    r = bus_policy_update(c->bus->bus_policy, c->rule, on_grant_proven, c);
+    c->settling = r >= 0;
+    return r;
 }
 
 static int method_grant(sd_bus_message *m, void *userdata, sd_bus_error *error)
@@ -409,9 +470,11 @@ static int revoke_rule(Call *c, sd_bus_error *error)
     if (r < 0) {
         /* It may be revoked all the same: whoever still allows it must hear of it. */
         (void)agent_socket_changed(c->bus->socket, NULL, NULL);
+        security_bus_changed(c->bus);
         return change_error(error, r, &e, r == -ENOENT ? "No such rule" : "Cannot revoke");
     }
     hybus_config_error_done(&e);
+    c->bus_too = true;
     return call_settle_with_generation(c, NULL);
 }
 
@@ -431,6 +494,7 @@ static int reload(Call *c, sd_bus_error *error)
                                s->policy_error ? s->policy_error : strerror(-r));
     }
     security_note(s, &c->subject, "Reload", r > 0 ? "changed" : "nothing changed");
+    c->bus_too = true; /* also when nothing changed: users may have come and gone */
     return call_settle_with_generation(c, NULL);
 }
 
@@ -519,6 +583,14 @@ static int get_policy_error(sd_bus *bus, const char *path, const char *interface
     return sd_bus_message_append(reply, "s", strempty(b->security->policy_error));
 }
 
+static int get_bus_error(sd_bus *bus, const char *path, const char *interface, const char *property,
+                         sd_bus_message *reply, void *userdata, sd_bus_error *error)
+{
+    SecurityBus *b = userdata;
+    return sd_bus_message_append(reply, "s",
+                                 b->bus_policy ? strempty(bus_policy_error(b->bus_policy)) : "");
+}
+
 static int get_statistics(sd_bus *bus, const char *path, const char *interface,
                           const char *property, sd_bus_message *reply, void *userdata,
                           sd_bus_error *error)
@@ -585,11 +657,13 @@ static const sd_bus_vtable vtable[] = {
                     SD_BUS_VTABLE_PROPERTY_EMITS_INVALIDATION),
     SD_BUS_PROPERTY("PolicyError", "s", get_policy_error, 0,
                     SD_BUS_VTABLE_PROPERTY_EMITS_INVALIDATION),
+    SD_BUS_PROPERTY("BusError", "s", get_bus_error, 0, SD_BUS_VTABLE_PROPERTY_EMITS_INVALIDATION),
     SD_BUS_PROPERTY("Statistics", "a{st}", get_statistics, 0, 0),
     SD_BUS_VTABLE_END,
 };
 
-int security_bus_publish(Security *security, AgentSocket *socket, sd_bus *bus, SecurityBus **ret)
+int security_bus_publish(Security *security, AgentSocket *socket, BusPolicy *bus_policy, sd_bus *bus,
+                         SecurityBus **ret)
 {
     _cleanup_(security_bus_freep) SecurityBus *b = calloc(1, sizeof *b);
     int r;
@@ -599,6 +673,7 @@ int security_bus_publish(Security *security, AgentSocket *socket, sd_bus *bus, S
     LIST_INIT(&b->calls);
     b->security = security;
     b->socket = socket;
+    b->bus_policy = bus_policy;
     b->bus = sd_bus_ref(bus);
     r = hybus_object_publish(bus, PATH, INTERFACE, vtable, b, &b->object);
     if (r < 0)
@@ -620,7 +695,15 @@ void security_bus_free(SecurityBus *b)
     free(b);
 }
 
+void security_bus_announce(SecurityBus *b)
+{
+    hybus_object_changed(b->object, "Generation", "Claimed", "Development", "PolicyError", "BusError",
+                         NULL);
+}
+
 void security_bus_changed(SecurityBus *b)
 {
-    hybus_object_changed(b->object, "Generation", "Claimed", "Development", "PolicyError", NULL);
+    if (b->bus_policy)
+        (void)bus_policy_update(b->bus_policy, NULL, NULL, NULL);
+    security_bus_announce(b);
 }

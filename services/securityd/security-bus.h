@@ -7,13 +7,16 @@
 #include <systemd/sd-bus.h>
 
 #include "agent-socket.h"
+#include "bus-policy.h"
 #include "security.h"
 
 #define SECURITY_BUS_CALLS_MAX 256u /* waiting for credentials or for peers to settle */
 
 typedef struct SecurityBus SecurityBus;
 
-int security_bus_publish(Security *security, AgentSocket *socket, sd_bus *bus, SecurityBus **ret);
+/* `bus_policy`: NULL without one; it must outlive the SecurityBus. */
+int security_bus_publish(Security *security, AgentSocket *socket, BusPolicy *bus_policy, sd_bus *bus,
+                         SecurityBus **ret);
 void security_bus_free(SecurityBus *b);
 HYBUS_DEFINE_CLEANUP(SecurityBus, security_bus_free)
 

@@ -8,14 +8,16 @@ void call_free(Call *c)
 {
     LIST_REMOVE(c, calls);
     c->bus->n_calls--;
+    if (c->bus->bus_policy)
+        bus_policy_cancel(c->bus->bus_policy, c);
+    rule_unref(c->rule);
     sd_bus_slot_unref(c->slot);
     sd_bus_message_unref(c->message);
     sd_bus_message_unref(c->reply);
     free(c);
 }
 
-/* Answers with what the handler made of it, unless it goes on waiting. */
-static void call_end(Call *c, int result, sd_bus_error *error)
+void call_end(Call *c, int result, sd_bus_error *error)
 {
     if (result == 0 && c->settling)
         return;
@@ -81,12 +83,29 @@ int call_with_caller(sd_bus_message *m, SecurityBus *b, CallHandler handler, sd_
     return 1;
 }
 
-static void on_settled(void *userdata)
+static void on_bus_obeys(int result, const char *message, void *userdata)
 {
     sd_bus_error error = SD_BUS_ERROR_NULL;
     Call *c = userdata;
 
-    call_end(c, 1, &error);
+    if (result < 0)
+        result = hybus_error_set(&error, result,
+                                 "Our own daemons obey the change, but the bus may still let calls "
+                                 "to other services pass: %s",
+                                 message);
+    call_end(c, result < 0 ? result : 1, &error);
+}
+
+/* The streams are cut; now the bus. */
+static void on_settled(void *userdata)
+{
+    sd_bus_error error = SD_BUS_ERROR_NULL;
+    Call *c = userdata;
+    bool waits = c->bus_too && c->bus->bus_policy;
+    int r = waits ? bus_policy_update(c->bus->bus_policy, NULL, on_bus_obeys, c) : 1;
+
+    if (r != 0)
+        call_end(c, r, &error);
 }
 
 /* The answer (c->reply) leaves when nobody allows any more what has been revoked. */
@@ -98,7 +117,7 @@ static int settle(Call *c)
     r = agent_socket_changed(c->bus->socket, on_settled, c);
     if (r < 0)
         c->settling = false;
-    security_bus_changed(c->bus);
+    security_bus_announce(c->bus);
     return r;
 }
 

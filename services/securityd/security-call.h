@@ -11,6 +11,7 @@
 struct SecurityBus {
     Security *security;
     AgentSocket *socket;
+    BusPolicy *bus_policy; /* NULL: the bus guards nothing for us */
     sd_bus *bus;
     hybus_object *object;
     LIST_HEAD(, Call) calls;
@@ -20,7 +21,7 @@ struct SecurityBus {
 typedef struct Call Call;
 typedef int (*CallHandler)(Call *call, sd_bus_error *error);
 
-/* A call whose answer waits: for somebody's credentials, or for all peers to settle. */
+/* A call whose answer waits: for somebody's credentials, for all peers to settle, for the bus. */
 struct Call {
     LIST_ENTRY(Call) calls;
     SecurityBus *bus;
@@ -31,16 +32,24 @@ struct Call {
     uint32_t gids[POLICY_GROUPS_MAX];
     Subject caller;
     uint32_t caller_gids[POLICY_GROUPS_MAX];
+    Rule *rule; /* that Grant adopts once the bus obeys it */
     bool settling;
+    bool bus_too; /* the bus must obey as well before this is answered */
 };
 
 void call_free(Call *c);
+/* Answers with what became of it: < 0, 0 (it goes on waiting when c->settling) or more. */
+void call_end(Call *c, int result, sd_bus_error *error);
 
 /* The handler runs once the caller's credentials are there, in c->subject. */
 int call_with_caller(sd_bus_message *m, SecurityBus *b, CallHandler handler, sd_bus_error *error);
 /* c->handler runs again when those of `name` are in c->subject. */
 int call_ask_credentials(Call *c, const char *name);
 
-/* The answer leaves when nobody allows any more what has been revoked. `rule` may be NULL. */
+/* The answer leaves when nobody allows any more what has been revoked, nor does the bus if c->bus_too
+ * is set. `rule` may be NULL. */
 int call_settle_with_generation(Call *c, const char *rule);
 int call_settle_empty(Call *c);
+
+/* Announces the properties that a change of policy may have changed. */
+void security_bus_announce(SecurityBus *b);

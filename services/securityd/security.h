@@ -24,6 +24,8 @@ typedef struct SecuritySettings {
     char **vendor_interfaces;         /* directories */
     char **administrator_interfaces;
     char *state_directory, *runtime_directory;
+    char *bus_directory; /* included by the configuration of the bus; "": the bus guards nothing for us */
+    char *bus_group;     /* of whom the bus denies everything that no rule there allows */
     char *label_code_file; /* the code printed on the device's label, if it has one */
 } SecuritySettings;
 
@@ -55,7 +57,7 @@ typedef struct Security {
     hybus_page_writer *page;
     Throttle bearers, codes;
     char setup_code[SECURITY_CODE_SIZE + 1]; /* "" once claimed */
-    uint64_t next_handle;
+    uint64_t next_handle, last_id;
     SecurityStatistics statistics;
 } Security;
 
@@ -72,7 +74,17 @@ uint32_t security_slot(const Subject *subject);
 const char *security_subject_name(const Subject *subject);
 Subject security_remote_subject(const Principal *p); /* NULL: anonymous */
 
-/* 1 as security_reload(), or negative with a message in `e` (-EACCES, -EEXIST, -EINVAL, -ENOBUFS). */
+/* The rules in force with one more, or without one. */
+int security_policy_with(const Policy *old, Rule *const *more, size_t n_more, const Rule *less,
+                         Policy **ret);
+
+/* A grant in two steps, so that the bus can be asked between them: all checks, giving the rule; and all
+ * checks again, then its file, the tables and the page. */
+int security_grant_check(Security *s, const Subject *caller, const char *id, const char *to,
+                         const char *permissions, const char *when, Rule **ret,
+                         hybus_config_error *e);
+int security_grant_commit(Security *s, const Subject *caller, Rule *rule, hybus_config_error *e);
+/* Both. 1 as security_reload(), or negative with a message in `e` (-EACCES, -EEXIST, -EINVAL, -ENOBUFS). */
 int security_grant(Security *s, const Subject *caller, const char *id, const char *to,
                    const char *permissions, const char *when, const Rule **ret,
                    hybus_config_error *e);

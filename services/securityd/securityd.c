@@ -26,12 +26,15 @@ static const hybus_setting settings[] = {
      "/run/hybridos/security"},
     {"Setup", "LabelCodeFile", HYBUS_SETTING_STRING, FIELD(label_code_file),
      "/etc/hybridos/setup-code"},
+    {"Bus", "Directory", HYBUS_SETTING_STRING, FIELD(bus_directory), "/run/hybridos/bus"},
+    {"Bus", "Group", HYBUS_SETTING_STRING, FIELD(bus_group), "hybridos"},
     {0},
 };
 
 typedef struct Manager {
     Security *security;
     AgentSocket *socket;
+    BusPolicy *bus_policy;
     SecurityBus *bus;
 } Manager;
 
@@ -39,6 +42,7 @@ static void manager_done(Manager *m)
 {
     agent_socket_free(m->socket);
     security_bus_free(m->bus);
+    bus_policy_free(m->bus_policy);
     security_free(m->security);
 }
 
@@ -94,6 +98,22 @@ static int manager_open(Manager *m, hybus_daemon *d)
     if (r < 0)
         return hybus_log_errno(LOG_ERR, r, "Cannot serve the private socket");
     return 0;
+}
+
+static int manager_publish(Manager *m, hybus_daemon *d)
+{
+    const SecuritySettings *s = hybus_daemon_settings(d);
+    sd_bus *bus = hybus_daemon_bus(d);
+    int r = 0;
+
+    if (*s->bus_directory)
+        r = bus_policy_new(m->security, bus, s->bus_directory, s->bus_group, &m->bus_policy);
+    if (r < 0)
+        return hybus_log_errno(LOG_ERR, r, "Cannot look after the rules of the bus");
+    r = security_bus_publish(m->security, m->socket, m->bus_policy, bus, &m->bus);
+    if (r >= 0)
+        security_bus_changed(m->bus);
+    return r;
 }
 
 static const char *const interfaces[] = {"org.hybridos.Security1", NULL};
@@ -154,8 +174,7 @@ int main(int argc, char *argv[])
     if (r >= 0)
         r = hybus_daemon_connect(daemon);
     if (r >= 0)
-        r = security_bus_publish(manager.security, manager.socket, hybus_daemon_bus(daemon),
-                                 &manager.bus);
+        r = manager_publish(&manager, daemon);
     if (r >= 0)
         r = hybus_daemon_run(daemon, &manager);
     if (r >= 0 && manager.security->store->floor)

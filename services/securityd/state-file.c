@@ -37,6 +37,8 @@ int write_file_atomically(const char *directory, const char *name, const char *d
     if (fd < 0)
         return -errno;
     r = write_all(fd, data, size);
+    if (r >= 0 && fchmod(fd, mode) < 0) /* the umask is for files that nobody thought about */
+        r = -errno;
     if (r >= 0 && fsync(fd) < 0)
         r = -errno;
     if (r >= 0 && renameat(dir, temporary, dir, name) < 0)

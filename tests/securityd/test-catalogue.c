@@ -32,7 +32,8 @@ static void test_members_and_permissions(void **state)
     assert_int_equal(catalogue_new(&c), 0);
     assert_int_equal(
         add(c,
-            "<!DOCTYPE node PUBLIC \"-//x\" \"http://x\"><node><!-- c --><interface name=\"a.B1\">" METHOD(
+            "<!DOCTYPE node PUBLIC \"-//x\" \"http://x\"><node><!-- c --><interface "
+            "name=\"a.B1\">" METHOD(
                 "b.call") "<method name=\"Open\"/>"
                           "<property name=\"P\" type=\"s\" access=\"readwrite\">"
                           "<annotation name=\"org.hybridos.Permission\" value=\"b.read\"/>"
@@ -99,7 +100,8 @@ static void test_what_is_refused(void **state)
         {INTERFACE("a.B", "<method name=\"M\"><annotation name=\"org.hybridos.Permission.Write\" "
                           "value=\"b.x\"/></method>"),
          "fit"},
-        {"<node><node><node><node><node><node><node><node><node><node><node><node><node><node><node>"
+        {"<node><node><node><node><node><node><node><node><node><node><node><node><node><node><"
+         "node>"
          "<node><node>",
          "nested"},
     };
@@ -128,10 +130,72 @@ static void test_administrator_files_keep_to_their_own(void **state)
                      0);
     assert_int_equal(add(c, INTERFACE("com.a.B", METHOD("log.read")), false, message, 512),
                      -EBADMSG);
-    assert_int_equal(add(c, INTERFACE("org.hybridos.Log1", "<method name=\"N\"/>"), false, message,
-                         512),
-                     -EBADMSG);
+    assert_int_equal(
+        add(c, INTERFACE("org.hybridos.Log1", "<method name=\"N\"/>"), false, message, 512),
+        -EBADMSG);
     assert_int_equal(add(c, INTERFACE("com.a.B", METHOD("com-a.read")), false, message, 512), 0);
+}
+
+#define ANNOTATED(what, value) "<annotation name=\"org.hybridos." what "\" value=\"" value "\"/>"
+#define OF(destination) ANNOTATED("Destination", destination)
+
+static void test_destinations(void **state)
+{
+    static const struct {
+        const char *xml;
+        bool vendor;
+        const char *about; /* NULL: accepted */
+    } cases[] = {
+        {INTERFACE("a.B.C", OF("a.B") ANNOTATED("Properties", "b.read")), true, NULL},
+        {INTERFACE("a.B.D", OF("a.B")), false, NULL},
+        {INTERFACE("a.Bee", OF("a.B")), false, "does not belong"},
+        {INTERFACE("a.Bee", OF("a.B")), true, NULL},
+        {INTERFACE("a.B.E", OF("org.hybridos.Log1")), true, "not a service"},
+        {INTERFACE("a.B.E", OF("org.freedesktop.DBus")), true, "not a service"},
+        {INTERFACE("a.B.E", OF(":1.5")), true, "not a well-known"},
+        {INTERFACE("a.B.E", OF("a\"/><x y=\"")), true, ""},
+        {INTERFACE("a.B.E", OF("a.B") OF("a.B")), true, "twice"},
+        {INTERFACE("a.B.E", ANNOTATED("Properties", "e.read")), true, "Destination"},
+        {INTERFACE("a.B.E", OF("a.B") ANNOTATED("Properties", "not one")), true, "permission"},
+        {INTERFACE("a.B.E", OF("a.B") ANNOTATED("Properties", "b.read")), false, "reserved"},
+        {INTERFACE("a.B.E", "<method name=\"M\">" OF("a.B") "</method>"), true, "belongs"},
+    };
+    _cleanup_(catalogue_freep) Catalogue *c = NULL;
+    const Destination *all;
+    char message[512];
+
+    assert_int_equal(catalogue_new(&c), 0);
+    for (size_t i = 0; i < ELEMENTS(cases); i++) {
+        int r = add(c, cases[i].xml, cases[i].vendor, message, sizeof message);
+
+        if (r != (cases[i].about ? -EBADMSG : 0) || !strstr(message, strempty(cases[i].about)))
+            fail_msg("%s\ngave %d %s", cases[i].xml, r, message);
+    }
+    catalogue_finish(c);
+    assert_int_equal(catalogue_destinations(c, &all), 3);
+    assert_string_equal(catalogue_destination(c, "a.B.C")->read, "b.read");
+    assert_null(catalogue_destination(c, "a.B.E"));
+    assert_null(catalogue_destination(c, "a.B"));
+}
+
+static void test_destinations_in_conflict_are_nobodys(void **state)
+{
+    _cleanup_(catalogue_freep) Catalogue *c = NULL;
+    char message[512];
+
+    assert_int_equal(catalogue_new(&c), 0);
+    assert_int_equal(add(c, INTERFACE("a.B", OF("a.X")), true, message, 512), 0);
+    assert_int_equal(
+        add(c, INTERFACE("a.B", OF("a.X") ANNOTATED("Properties", "b.r")), true, message, 512), 0);
+    catalogue_finish(c);
+    assert_string_equal(catalogue_destination(c, "a.B")->read, "b.r");
+    assert_int_equal(
+        add(c, INTERFACE("a.B", OF("a.X") ANNOTATED("Properties", "b.other")), true, message, 512),
+        0);
+    assert_int_equal(
+        add(c, INTERFACE("a.B", OF("a.X") ANNOTATED("Properties", "b.r")), true, message, 512), 0);
+    catalogue_finish(c);
+    assert_null(catalogue_destination(c, "a.B")->name);
 }
 
 static int parse_again(const char *xml, size_t size, void *userdata)
@@ -146,14 +210,19 @@ static void test_format_reads_the_same(void **state)
 
     assert_int_equal(catalogue_new(&c), 0);
     assert_int_equal(catalogue_new(&again), 0);
+    assert_int_equal(
+        add(c,
+            INTERFACE("a.B", METHOD("b.call") "<property name=\"P\" access=\"readwrite\">"
+                                              "<annotation name=\"org.hybridos.Permission.Write\" "
+                                              "value=\"b.w\"/></property><signal name=\"S\"/>"),
+            true, message, 512),
+        0);
+    assert_int_equal(add(c, INTERFACE("a.C", METHOD("c.call")), true, message, 512), 0);
     assert_int_equal(add(c,
-                         INTERFACE("a.B", METHOD("b.call")
-                                   "<property name=\"P\" access=\"readwrite\">"
-                                   "<annotation name=\"org.hybridos.Permission.Write\" "
-                                   "value=\"b.w\"/></property><signal name=\"S\"/>"),
+                         INTERFACE("x.Y.Z", OF("x.Y") ANNOTATED("Properties", "y.r")
+                                                ANNOTATED("Properties.Write", "y.w")),
                          true, message, 512),
                      0);
-    assert_int_equal(add(c, INTERFACE("a.C", METHOD("c.call")), true, message, 512), 0);
     catalogue_finish(c);
     assert_int_equal(catalogue_format(c, parse_again, again), 0);
     catalogue_finish(again);
@@ -167,6 +236,8 @@ int main(void)
         cmocka_unit_test(test_overlays_and_conflicts),
         cmocka_unit_test(test_what_is_refused),
         cmocka_unit_test(test_administrator_files_keep_to_their_own),
+        cmocka_unit_test(test_destinations),
+        cmocka_unit_test(test_destinations_in_conflict_are_nobodys),
         cmocka_unit_test(test_format_reads_the_same),
     };
 
