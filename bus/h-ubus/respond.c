@@ -8,6 +8,8 @@
 #include <systemd/sd-event.h>
 
 #include "cgi.h"
+#include "hybus/error.h"
+#include "hybus/memfd.h"
 #include "ubus.h"
 
 #define REGISTRAR "org.hybridos.Endpoints1"
@@ -285,10 +287,11 @@ static int read_field(sd_bus_message *m, cgi_request *q, int *ret_body)
     return r < 0 ? r : sd_bus_message_exit_container(m);
 }
 
-static int read_request(sd_bus_message *m, cgi_request *q, int *ret_fd)
+static int read_request(sd_bus_message *m, cgi_request *q, int *ret_fd, sd_bus_error *error)
 {
     int r = sd_bus_message_enter_container(m, 'a', "{sv}"), passed = -1, fd;
     const void *body;
+    uint64_t sealed;
     size_t size;
 
     while (r >= 0 && (r = sd_bus_message_enter_container(m, 'e', "sv")) > 0) {
@@ -305,20 +308,19 @@ static int read_request(sd_bus_message *m, cgi_request *q, int *ret_fd)
     if (!q->id || !q->method || !q->path)
         return -EINVAL;
     if (passed >= 0) {
-        fd = fcntl(passed, F_DUPFD_CLOEXEC, 3);
-        if (fd < 0)
-            return -errno;
-        q->n_body = (size_t)MAX_OF(lseek(fd, 0, SEEK_END), (off_t)0);
-    } else {
-        fd = memfd_create("body", MFD_CLOEXEC);
-        if (fd < 0)
-            return -errno;
-        q->n_body = size;
-        if (cgi_write_all(fd, body, size) < 0)
-            return safe_close(fd), -EIO;
+        r = hybus_memfd_open(passed, SIZE_MAX, ret_fd, &sealed);
+        q->n_body = r < 0 ? 0 : (size_t)sealed;
+        return r < 0 ? hybus_error_set(error, -EINVAL,
+                                       "the body is no memfd with the seals shrink, "
+                                       "grow and write")
+                     : 0;
     }
-    if (lseek(fd, 0, SEEK_SET) < 0)
-        return safe_close(fd), -EINVAL;
+    fd = memfd_create("body", MFD_CLOEXEC);
+    if (fd < 0)
+        return -errno;
+    q->n_body = size;
+    if (cgi_write_all(fd, body, size) < 0 || lseek(fd, 0, SEEK_SET) < 0)
+        return safe_close(fd), -EIO;
     *ret_fd = fd;
     return 0;
 }
@@ -329,7 +331,7 @@ static int on_handle(sd_bus_message *m, void *userdata, sd_bus_error *error)
     _cleanup_(closep) int body = -1;
     responder *r = userdata;
     job *j;
-    int q_error = read_request(m, &q, &body);
+    int q_error = read_request(m, &q, &body, error);
 
     if (q_error < 0)
         return q_error;

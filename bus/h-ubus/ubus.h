@@ -66,6 +66,15 @@ int ubus_walk(ubus *u, const char *name, const char *path, ubus_object f, void *
 /* "Check(subject s, permission s) -> (allowed b)" */
 void ubus_print_member(FILE *f, const hybus_xml_member *m);
 
+/* Masks what the installed interface files call a secret in the arguments of any message, as
+ * {"secret": LENGTH}. Remembers calls, to know what their answers are. Returns NULL, or why `args`
+ * cannot be shown at all. */
+typedef struct ubus_secrets ubus_secrets;
+ubus_secrets *ubus_secrets_new(ubus *u);
+void ubus_secrets_free(ubus_secrets *s);
+HYBUS_DEFINE_CLEANUP(ubus_secrets, ubus_secrets_free)
+const char *ubus_secrets_mask(ubus_secrets *s, sd_bus_message *m, json_t *args);
+
 bool ubus_is_name(const char *s);
 bool ubus_hidden(const char *interface); /* org.freedesktop.DBus.{Peer,…}: every object has them */
 

@@ -6,6 +6,7 @@
 
 typedef struct watch {
     ubus *u;
+    ubus_secrets *secrets;
     const char *pattern;
     uint64_t n;
     int code; /* -1: go on */
@@ -21,12 +22,13 @@ static void note(const ubus *u, const char *text)
 }
 
 /* {"type", "sender", "path", "interface", "member", "args"} and what else the message has. */
-static json_t *describe(sd_bus_message *m)
+static json_t *describe(watch *w, sd_bus_message *m)
 {
     static const char *const types[] = {"invalid", "call", "return", "error", "signal"};
     _cleanup_(hybus_json_decrefp) json_t *json = json_object(), *args = NULL;
     hybus_json_error e = {};
     const sd_bus_error *error = sd_bus_message_get_error(m);
+    const char *withheld;
     uint64_t cookie;
     uint8_t type = 0;
     int r = hybus_json_read(m, &args, &e);
@@ -53,7 +55,10 @@ static json_t *describe(sd_bus_message *m)
     for (size_t i = 0; i < ELEMENTS(fields); i++)
         if (fields[i].value && *fields[i].value)
             json_object_set_new(json, fields[i].key, json_string(fields[i].value));
-    if (r >= 0)
+    withheld = r >= 0 ? ubus_secrets_mask(w->secrets, m, args) : NULL;
+    if (withheld)
+        json_object_set_new(json, "withheld", json_string(withheld));
+    else if (r >= 0)
         json_object_set(json, "args", args);
     else /* for example descriptors */
         json_object_set_new(json, "unreadable", json_string(e.message ? e.message : strerror(-r)));
@@ -63,7 +68,7 @@ static json_t *describe(sd_bus_message *m)
 
 static void show(watch *w, sd_bus_message *m)
 {
-    json_t *json = describe(m);
+    json_t *json = describe(w, m);
     int code = ubus_print_json(w->u, json);
 
     json_decref(json);
@@ -117,12 +122,15 @@ static int loop(watch *w, uint64_t deadline)
 
 int verb_listen(ubus *u, int argc, char *argv[])
 {
-    watch w = {.u = u, .pattern = argc > 0 ? argv[0] : NULL, .code = -1};
+    _cleanup_(ubus_secrets_freep) ubus_secrets *secrets = ubus_secrets_new(u);
+    watch w = {.u = u, .secrets = secrets, .pattern = argc > 0 ? argv[0] : NULL, .code = -1};
     uint64_t deadline = ubus_deadline(u);
     int code = ubus_connect(u), r;
 
     if (code)
         return code;
+    if (!secrets)
+        return ubus_failed("listen", NULL, -ENOMEM);
     r = sd_bus_add_match(u->bus, NULL, "type='signal'", on_signal, &w);
     if (r < 0)
         return ubus_failed("listen", NULL, r);
@@ -158,7 +166,8 @@ static bool has_owner(ubus *u, const char *name)
 
 int verb_subscribe(ubus *u, int argc, char *argv[])
 {
-    watch w = {.u = u, .code = -1};
+    _cleanup_(ubus_secrets_freep) ubus_secrets *secrets = ubus_secrets_new(u);
+    watch w = {.u = u, .secrets = secrets, .code = -1};
     _cleanup_(freep) char *rule = NULL, *owner = NULL;
     uint64_t deadline = ubus_deadline(u);
     int code, r;
@@ -173,7 +182,8 @@ int verb_subscribe(ubus *u, int argc, char *argv[])
     if (asprintf(&owner,
                  "type='signal',sender='org.freedesktop.DBus',path='/org/freedesktop/DBus',"
                  "interface='org.freedesktop.DBus',member='NameOwnerChanged',arg0='%s'",
-                 argv[0]) < 0)
+                 argv[0]) < 0 ||
+        !secrets)
         return ubus_failed("subscribe", NULL, -ENOMEM);
     code = ubus_connect(u);
     if (code)
@@ -257,13 +267,16 @@ static int on_any(sd_bus_message *m, void *userdata, sd_bus_error *error)
 int verb_monitor(ubus *u, int argc, char *argv[])
 {
     _cleanup_(sd_bus_error_free) sd_bus_error error = SD_BUS_ERROR_NULL;
-    watch w = {.u = u, .code = -1};
+    _cleanup_(ubus_secrets_freep) ubus_secrets *secrets = ubus_secrets_new(u);
+    watch w = {.u = u, .secrets = secrets, .code = -1};
     _message_ *m = NULL;
     uint64_t deadline = ubus_deadline(u);
     int code = ubus_connect_monitor(u), r;
 
     if (code)
         return code;
+    if (!secrets)
+        return ubus_failed("monitor", NULL, -ENOMEM);
     r = sd_bus_message_new_method_call(u->bus, &m, "org.freedesktop.DBus", "/org/freedesktop/DBus",
                                        "org.freedesktop.DBus.Monitoring", "BecomeMonitor");
     if (r >= 0)

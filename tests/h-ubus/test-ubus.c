@@ -6,9 +6,11 @@
 #include <stdint.h>
 
 #include <cmocka.h>
+#include <fcntl.h>
 #include <libgen.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -117,6 +119,49 @@ static const sd_bus_vtable other[] = {
     SD_BUS_VTABLE_END,
 };
 
+/* What its interface file calls a secret is "squeamish" everywhere. */
+static int method_open(sd_bus_message *m, void *userdata, sd_bus_error *error)
+{
+    sd_bus_message *reply = NULL;
+    int r = sd_bus_message_new_method_return(m, &reply);
+
+    if (r >= 0)
+        r = sd_bus_message_append_array(reply, 'y', "squeamish", 9);
+    if (r >= 0)
+        r = sd_bus_message_append(reply, "t", UINT64_C(77));
+    if (r >= 0)
+        r = sd_bus_send(NULL, reply, NULL);
+    sd_bus_message_unref(reply);
+    return r;
+}
+
+static int vault_property(sd_bus *bus, const char *path, const char *interface, const char *name,
+                          sd_bus_message *reply, void *userdata, sd_bus_error *error)
+{
+    return sd_bus_message_append(reply, "s", streq(name, "Code") ? "squeamish" : "public");
+}
+
+static int set_code(sd_bus *bus, const char *path, const char *interface, const char *property,
+                    sd_bus_message *value, void *userdata, sd_bus_error *error)
+{
+    const char *code;
+    int r = sd_bus_message_read(value, "s", &code);
+
+    if (r < 0)
+        return r;
+    return sd_bus_emit_signal(bus, path, "org.freedesktop.DBus.Properties", "PropertiesChanged",
+                              "sa{sv}as", interface, 2, "Code", "s", "squeamish", "Label", "s",
+                              "public", 0);
+}
+
+static const sd_bus_vtable vault[] = {
+    SD_BUS_VTABLE_START(0),
+    SD_BUS_METHOD("Open", "ss", "ayt", method_open, SD_BUS_VTABLE_UNPRIVILEGED),
+    SD_BUS_WRITABLE_PROPERTY("Code", "s", vault_property, set_code, 0, SD_BUS_VTABLE_UNPRIVILEGED),
+    SD_BUS_PROPERTY("Label", "s", vault_property, 0, 0),
+    SD_BUS_VTABLE_END,
+};
+
 /* Says what it likes of itself. */
 static int hostile(sd_bus_message *m, void *userdata, sd_bus_error *error)
 {
@@ -155,6 +200,10 @@ static int serve(int ready)
         r = sd_bus_add_object_vtable(bus, NULL, "/org/hybridos/Endpoints1",
                                      "org.hybridos.Endpoints1", registrar, NULL);
     if (r >= 0)
+        r = sd_bus_add_object_vtable(bus, NULL, "/vault/one", "org.example.Vault1", vault, NULL);
+    if (r >= 0)
+        r = sd_bus_add_object_manager(bus, NULL, "/vault");
+    if (r >= 0)
         r = sd_bus_request_name(bus, "org.hybridos.Endpoints1", 0);
     if (r >= 0)
         r = sd_bus_add_filter(bus, NULL, hostile, NULL);
@@ -162,8 +211,9 @@ static int serve(int ready)
         r = sd_bus_request_name(bus, "org.example.Test1", 0);
     if (r < 0 || write(ready, "r", 1) != 1)
         return 1;
-    while (sd_bus_process(bus, NULL) >= 0)
+    while ((r = sd_bus_process(bus, NULL)) >= 0)
         (void)sd_bus_wait(bus, UINT64_MAX);
+    fprintf(stderr, "the service ends: %s\n", strerror(-r));
     return 0;
 }
 
@@ -328,13 +378,20 @@ static void test_harness(void **state)
 
 static void test_list(void **state)
 {
-    expect(0, "org.example.Test1 /other\norg.example.Test1 /org/example/Test1\n", NULL,
-           ARGS("list", "-o", "org.example.Test1"));
+    expect(0,
+           "org.example.Test1 /other\norg.example.Test1 /vault/one\n"
+           "org.example.Test1 /org/example/Test1\n",
+           NULL, ARGS("list", "-o", "org.example.Test1"));
     expect(0,
            "org.example.Test1 /other\n"
            "  org.example.Other1\n"
            "    method Only() -> (s)\n"
            "    method Hang()\n"
+           "org.example.Test1 /vault/one\n"
+           "  org.example.Vault1\n"
+           "    method Open(s, s) -> (ay, t)  [nobody]\n"
+           "    property Code s readwrite  [nobody]\n"
+           "    property Label s read  [nobody]\n"
            "org.example.Test1 /org/example/Test1\n"
            "  org.example.Test1 - Something to call\n"
            "    method Add(a y, b u) -> (sum t)  [test.add]\n"
@@ -467,6 +524,87 @@ static void test_monitor(void **state)
     assert_non_null(strstr(monitor.output, "\"args\":[3,4]"));
 }
 
+#define VAULT(member, signature, args)                                                             \
+    ARGS("call", "-s", signature, "org.example.Test1", "/vault/one", member, args)
+#define GET "org.freedesktop.DBus.Properties."
+
+static void monitor_start(child *c, const char *rule)
+{
+    child_start(c, ARGS("monitor", "-n", "99", rule));
+    child_read(c, "monitoring");
+}
+
+static void monitor_end(child *c, const char *wanted)
+{
+    child_read(c, wanted);
+    if (!strstr(c->output, wanted))
+        print_message("not seen: %s\n%s\n%s\n", wanted, c->output, c->errors);
+    assert_non_null(strstr(c->output, wanted));
+    kill(c->pid, SIGKILL);
+    (void)waitpid(c->pid, NULL, 0);
+    child_read(c, NULL);
+}
+
+static void saw(const child *c, const char *text)
+{
+    if (!strstr(c->output, text))
+        print_message("not seen: %s\n%s\n", text, c->output);
+    assert_non_null(strstr(c->output, text));
+}
+
+/* What the file calls a secret is a length, whichever way it goes over the bus. */
+static void test_monitor_secrets(void **state)
+{
+    static child all, answers, signals;
+
+    monitor_start(&all, "path_namespace='/vault'");
+    expect(0, NULL, NULL, VAULT("org.example.Vault1.Open", "ss", "[\"me\", \"squeamish\"]"));
+    expect(0, NULL, NULL, VAULT(GET "Get", "ss", "[\"org.example.Vault1\", \"Code\"]"));
+    expect(0, NULL, NULL, VAULT(GET "GetAll", "s", "[\"org.example.Vault1\"]"));
+    expect(0, NULL, NULL,
+           VAULT(GET "Set", "ssv", "[\"org.example.Vault1\", \"Code\", \"squeamish\"]"));
+    expect(0, NULL, NULL, ARGS("call", "org.example.Test1", "/vault", "GetManagedObjects"));
+    expect(0, NULL, NULL,
+           ARGS("send", "/vault", "org.example.Vault1.Changed", "[\"it\", \"squeamish\"]"));
+    /* Not as the file says. */
+    expect(1, NULL, NULL, VAULT("org.example.Vault1.Open", "sss", "[\"a\", \"b\", \"squeamish\"]"));
+    expect(3, NULL, NULL, VAULT("org.example.Vault1.Opne", "s", "[\"squeamish\"]"));
+    expect(0, NULL, NULL, ARGS("send", "-s", "", "/vault", "a.b.End", "[]"));
+    monitor_end(&all, "\"End\"");
+    saw(&all, "\"signature\":\"ss\",\"args\":[\"me\",{\"secret\":9}]");
+    saw(&all, "\"signature\":\"ssv\",\"args\":[\"org.example.Vault1\",\"Code\",{\"secret\":9}]");
+    saw(&all,
+        "[\"org.example.Vault1\",{\"Code\":{\"secret\":9},\"Label\":{\"type\":\"s\",\"value\":"
+        "\"public\"}},[]]");
+    saw(&all, "\"args\":[\"it\",{\"secret\":9}]");
+    saw(&all, "\"withheld\":\"it is not as the interface file says");
+    assert_null(strstr(all.output, "squeamish"));
+
+    /* Answers have no path: all there is. */
+    child_start(&answers, ARGS("monitor", "-n", "9999"));
+    child_read(&answers, "monitoring");
+    expect(0, NULL, NULL, VAULT("org.example.Vault1.Open", "ss", "[\"me\", \"squeamish\"]"));
+    expect(0, NULL, NULL, VAULT(GET "Get", "ss", "[\"org.example.Vault1\", \"Code\"]"));
+    expect(0, NULL, NULL, VAULT(GET "Get", "ss", "[\"org.example.Vault1\", \"Label\"]"));
+    expect(0, NULL, NULL, VAULT(GET "GetAll", "s", "[\"org.example.Vault1\"]"));
+    expect(0, NULL, NULL, ARGS("call", "org.example.Test1", "/vault", "GetManagedObjects"));
+    expect(0, NULL, NULL, ARGS("send", "-s", "", "/vault", "a.b.End", "[]"));
+    monitor_end(&answers, "\"End\"");
+    saw(&answers, "\"signature\":\"ayt\",\"args\":[{\"secret\":9},77]");
+    saw(&answers, "\"signature\":\"v\",\"args\":[{\"secret\":9}]");
+    saw(&answers, "\"signature\":\"v\",\"args\":[{\"type\":\"s\",\"value\":\"public\"}]");
+    saw(&answers, "\"signature\":\"a{sv}\",\"args\":[{\"Code\":{\"secret\":9},");
+    saw(&answers, "\"org.example.Vault1\":{\"Code\":{\"secret\":9},");
+    assert_null(strstr(answers.output, "squeamish"));
+    assert_null(strstr(answers.output, "c3F1ZWFtaXNo"));
+
+    /* Without the calls nobody knows what is an answer to what. */
+    monitor_start(&signals, "type='method_return'");
+    expect(0, NULL, NULL, VAULT("org.example.Vault1.Open", "ss", "[\"me\", \"squeamish\"]"));
+    monitor_end(&signals, "\"signature\":\"ayt\",\"withheld\":\"the call was not seen");
+    assert_null(strstr(signals.output, "c3F1ZWFtaXNo"));
+}
+
 static void answer(const char *script, const char *options, const char *body, const char *wanted)
 {
     _cleanup_(freep) char *request = NULL, *name = NULL;
@@ -520,6 +658,88 @@ static void test_respond(void **state)
     expect(2, "", "needs --endpoint", ARGS("respond", "true"));
 }
 
+/* What "cat" answers to a body that comes as a descriptor; "" and the error's name otherwise. */
+static const char *handle_fd(sd_bus *bus, const char *name, int fd, const char **ret_error)
+{
+    static sd_bus_error error;
+    static char body[64];
+    sd_bus_message *m = NULL, *reply = NULL;
+    const char *key, *text, *value;
+    uint32_t status;
+    const void *data;
+    size_t size;
+
+    sd_bus_error_free(&error);
+    assert_true(sd_bus_message_new_method_call(bus, &m, name, "/org/hybridos/Responder1",
+                                               "org.hybridos.Responder1", "Handle") >= 0);
+    assert_true(sd_bus_message_append(m, "a{sv}", 5, "id", "s", "r1", "namespace", "s", "/hello",
+                                      "method", "s", "POST", "path", "s", "/hello", "body", "h",
+                                      fd) >= 0);
+    assert_true(sd_bus_message_append_array(m, 'y', NULL, 0) >= 0);
+    *body = 0;
+    *ret_error = "";
+    if (sd_bus_call(bus, m, 0, &error, &reply) < 0)
+        *ret_error = error.name;
+    else {
+        assert_true(sd_bus_message_read(reply, "u", &status) > 0);
+        assert_int_equal(status, 200);
+        assert_true(sd_bus_message_read(reply, "a(ss)", 1, &text, &value) >= 0);
+        assert_true(sd_bus_message_enter_container(reply, 'a', "{sv}") > 0);
+        assert_true(sd_bus_message_enter_container(reply, 'e', "sv") > 0);
+        assert_true(sd_bus_message_read(reply, "s", &key) > 0);
+        assert_true(sd_bus_message_enter_container(reply, 'v', "ay") > 0);
+        assert_true(sd_bus_message_read_array(reply, 'y', &data, &size) > 0);
+        snprintf(body, sizeof body, "%.*s", (int)size, (const char *)data);
+    }
+    sd_bus_message_unref(m);
+    sd_bus_message_unref(reply);
+    return body;
+}
+
+/* A body that its sender could still change is not read. */
+static void test_respond_sealed(void **state)
+{
+    static const int seals[] = {F_SEAL_SHRINK, F_SEAL_GROW, F_SEAL_WRITE};
+    _cleanup_(freep) char *name = NULL;
+    const char *error;
+    sd_bus *bus;
+    static child r;
+    int fd;
+
+    child_start(&r, ARGS("respond", "--endpoint=/hello", "--", "cat"));
+    child_read(&r, "registered");
+    expect(0, NULL, NULL,
+           ARGS("call", "-s", "", "org.hybridos.Endpoints1", "org.hybridos.Endpoints1.Responder"));
+    name = strndup(last.output + 1, strlen(last.output) - 3);
+    assert_true(sd_bus_new(&bus) >= 0);
+    assert_true(sd_bus_set_address(bus, address) >= 0);
+    assert_true(sd_bus_set_bus_client(bus, true) >= 0);
+    assert_true(sd_bus_start(bus) >= 0);
+
+    for (size_t missing = 0; missing <= ELEMENTS(seals); missing++) {
+        fd = memfd_create("body", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+        assert_int_equal(write(fd, "sealed", 6), 6);
+        for (size_t i = 0; i < ELEMENTS(seals); i++)
+            if (i != missing)
+                assert_int_equal(fcntl(fd, F_ADD_SEALS, seals[i]), 0);
+        if (missing == ELEMENTS(seals))
+            break;
+        assert_string_equal(handle_fd(bus, name, fd, &error), "");
+        assert_string_equal(error, HYBUS_ERROR_INVALID_ARGUMENT);
+        close(fd);
+    }
+    /* From the start, wherever the sender's own offset stands. */
+    assert_string_equal(handle_fd(bus, name, fd, &error), "sealed");
+    close(fd);
+    fd = open(program, O_RDONLY | O_CLOEXEC);
+    assert_string_equal(handle_fd(bus, name, fd, &error), "");
+    assert_string_equal(error, HYBUS_ERROR_INVALID_ARGUMENT);
+    close(fd);
+    sd_bus_close_unref(bus);
+    kill(r.pid, SIGTERM);
+    assert_int_equal(child_end(&r), 0);
+}
+
 int main(int argc, char *argv[])
 {
     const struct CMUnitTest tests[] = {
@@ -527,7 +747,8 @@ int main(int argc, char *argv[])
         cmocka_unit_test(test_call),       cmocka_unit_test(test_errors),
         cmocka_unit_test(test_properties), cmocka_unit_test(test_hostile),
         cmocka_unit_test(test_signals),    cmocka_unit_test(test_wait_for),
-        cmocka_unit_test(test_monitor),    cmocka_unit_test(test_respond),
+        cmocka_unit_test(test_monitor),    cmocka_unit_test(test_monitor_secrets),
+        cmocka_unit_test(test_respond),    cmocka_unit_test(test_respond_sealed),
     };
 
     assert_true(argc == 3);
