@@ -100,6 +100,7 @@ class Device:
         self.state_file, self.console = self.folder / 'state.json', self.folder / 'console.log'
         self.tag = hashlib.sha256(f'{ROOT}\n{instance}'.encode()).hexdigest()[:8]
         self.machine = f'hybridos-{self.tag}'
+        self.script = './hybridos' if instance == 'main' else f'./hybridos --instance {instance}'
 
     # --- state -------------------------------------------------------------------------------
 
@@ -458,7 +459,8 @@ class Device:
         arguments = ['systemd-nspawn', '--quiet', '--register=no', '--boot', '-D', str(self.merged),
                      f'--machine={self.machine}', '--hostname=hybridos', '--link-journal=no',
                      '--resolv-conf=off', '--timezone=off', '--console=read-only',
-                     f'--network-namespace-path=/proc/{os.getpid()}/ns/net', '--settings=no']
+                     f'--network-namespace-path=/proc/{os.getpid()}/ns/net', '--settings=no',
+                     '--capability=CAP_NET_ADMIN']  # over that network alone
         if not os.path.isdir('/run/systemd/system'):  # nobody here who could make a scope for it
             arguments.append('--keep-unit')
         null = os.open('/dev/null', os.O_RDWR)
@@ -530,7 +532,7 @@ class Device:
                    in ('running', 'degraded'), seconds, 'waiting for the system to start', alive)
         failed = self.failed_units()
         if failed:
-            raise Problem(f'failed in the device: {" ".join(failed)}; see ./hybridos logs {failed[0]}')
+            raise Problem(f'failed in the device: {" ".join(failed)}; see {self.script} logs {failed[0]}')
         wait_until(lambda: self.run('systemctl', 'is-active', 'hybridos.target').returncode == 0,
                    seconds, 'waiting for hybridos.target', alive)
         if self.has('usr/sbin/h-httpd'):
@@ -548,7 +550,7 @@ class Device:
 
     def command(self, command, user=None):
         if not self.running():
-            raise Problem('the device is not running: ./hybridos run --detach starts it')
+            raise Problem(f'the device is not running: {self.script} run --detach starts it')
         enter = ['nsenter', f'--target={self.init}', '--mount', '--uts', '--ipc', '--net', '--pid',
                  '--cgroup', '--root', '--wd', '--']
         home, name, drop = '/root', 'root', []
