@@ -148,6 +148,7 @@ static int reserve(uint8_t **buffer, size_t *allocated, size_t *start, size_t *e
     }
     for (size = MAX_OF(*allocated, (size_t)BUFFER_FIRST); size < used + more;)
         size *= 2;
+    size = MIN_OF(size, max);
     b = realloc(*buffer, size);
     if (!b)
         return -ENOMEM;

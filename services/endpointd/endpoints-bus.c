@@ -14,16 +14,17 @@ typedef struct bus_owner {
     endpoints_bus *bus;
     struct bus_owner *next;
     char *name;
+    endpoints_identity *identity; /* NULL: the bus is being asked */
+    sd_bus_slot *credentials;
     size_t n_calls;
 } bus_owner;
 
-/* A Register on its way. */
+/* A Register on its way: first its caller has to be known, then the policy is asked. */
 typedef struct bus_call {
     endpoints_bus *bus;
-    struct bus_call *next;
+    struct bus_call *next; /* in the order of arrival */
     bus_owner *owner;
     sd_bus_message *message;
-    sd_bus_slot *credentials;
     endpoints_spec spec;
     registrar_request *request;
 } bus_call;
@@ -36,7 +37,7 @@ struct endpoints_bus {
     sd_bus_slot *left, *adopting;
     bus_owner *owners;
     bus_call *calls;
-    size_t n_owners, n_calls;
+    size_t n_owners;
     endpoints_spec *adopt; /* namespace and bus name of who is expected back */
     size_t n_adopt, adopt_at;
 };
@@ -50,9 +51,7 @@ static void call_free(bus_call *c)
     for (at = &c->bus->calls; *at != c; at = &(*at)->next)
         ;
     *at = c->next;
-    c->bus->n_calls--;
     c->owner->n_calls--;
-    sd_bus_slot_unref(c->credentials);
     registrar_request_cancel(c->request);
     endpoints_spec_done(&c->spec);
     sd_bus_message_unref(c->message);
@@ -83,6 +82,8 @@ static void owner_free(bus_owner *o)
         ;
     *at = o->next;
     b->n_owners--;
+    sd_bus_slot_unref(o->credentials);
+    endpoints_identity_unref(o->identity);
     free(o->name);
     free(o);
 }
@@ -94,12 +95,13 @@ static bool owner_idle(const endpoints_bus *b, const bus_owner *o)
     if (o->n_calls > 0)
         return false;
     for (size_t i = 0; (entry = endpoints_registration_at(registrar_table(b->registrar), i)); i++)
-        if (entry->owner == o)
+        if (entry->owner == o || (!entry->owner && entry->spec.bus_name &&
+                                  streq(entry->spec.bus_name, o->name))) /* being adopted */
             return false;
     return true;
 }
 
-static int get_owner(endpoints_bus *b, const char *name, bus_owner **ret)
+static int get_owner(endpoints_bus *b, const char *name, sd_bus_error *error, bus_owner **ret)
 {
     bus_owner *o = find_owner(b, name), *next;
 
@@ -115,7 +117,7 @@ static int get_owner(endpoints_bus *b, const char *name, bus_owner **ret)
                 owner_free(o);
         }
     if (b->n_owners >= ENDPOINTS_BUS_OWNERS_MAX)
-        return -ENOBUFS;
+        return hybus_error_set(error, -ENOBUFS, "too many apps on the bus");
     o = calloc(1, sizeof(*o));
     if (!o)
         return -ENOMEM;
@@ -149,9 +151,26 @@ static int on_name_left(sd_bus_message *m, void *userdata, sd_bus_error *error)
 static void on_withdrawn(void *owner, const endpoints_entry *entry, unsigned code,
                          const char *reason, const char *audit)
 {
+    _cleanup_(sd_bus_message_unrefp) sd_bus_message *m = NULL;
     const bus_owner *o = owner;
+    const endpoints_entry *now = endpoints_find(registrar_table(o->bus->registrar), entry->spec.ns);
+    char text[512];
+    int r;
 
-    hybus_notice("%s of %s on the bus has ended (%u): %s", entry->spec.ns, o->name, code, reason);
+    if (now && now != entry && now->owner == owner) /* it has taken its own place */
+        return;
+    snprintf(text, sizeof(text), audit ? "%s (audit %s)" : "%s", reason, audit);
+    /* To nobody else: who registers what is not everybody's business. */
+    r = sd_bus_message_new_signal(o->bus->bus, &m, ENDPOINTS_BUS_PATH, ENDPOINTS_BUS_NAME,
+                                  "Unregistered");
+    if (r >= 0)
+        r = sd_bus_message_set_destination(m, o->name);
+    if (r >= 0)
+        r = sd_bus_message_append(m, "sus", entry->spec.ns, code, text);
+    if (r >= 0)
+        r = sd_bus_send(o->bus->bus, m, NULL);
+    if (r < 0)
+        hybus_log_errno(LOG_NOTICE, r, "Cannot tell %s that %s has ended", o->name, entry->spec.ns);
 }
 
 static const registrar_road bus_road = {.withdrawn = on_withdrawn};
@@ -207,22 +226,34 @@ static void on_registered(const registrar_outcome *o, void *userdata)
     call_free(c);
 }
 
+static void call_ask(bus_call *c)
+{
+    int r = registrar_register(c->bus->registrar, &c->spec, c->owner->identity, c->owner, 0,
+                               on_registered, c, &c->request);
+
+    if (r == -ENOBUFS)
+        call_refuse(c, r, "too many registrations of this user on their way", NULL);
+    else if (r < 0)
+        call_refuse(c, -ENOKEY, "the policy could not be asked", NULL);
+}
+
 static void on_credentials(sd_bus_message *m, int error, void *userdata)
 {
-    _cleanup_(endpoints_identity_unrefp) endpoints_identity *identity = NULL;
-    bus_call *c = userdata;
+    bus_owner *o = userdata;
+    bus_call *next;
     int r;
 
-    c->credentials = sd_bus_slot_unref(c->credentials);
-    r = read_identity(m, error, c->owner->name, &identity);
-    if (r < 0) {
-        call_refuse(c, -EACCES, "the caller cannot be identified", NULL);
-        return;
+    o->credentials = sd_bus_slot_unref(o->credentials);
+    r = read_identity(m, error, o->name, &o->identity);
+    for (bus_call *c = o->bus->calls; c; c = next) {
+        next = c->next;
+        if (c->owner != o)
+            continue;
+        if (r < 0)
+            call_refuse(c, -EACCES, "the caller cannot be identified", NULL);
+        else
+            call_ask(c);
     }
-    r = registrar_register(c->bus->registrar, &c->spec, identity, c->owner, 0, on_registered, c,
-                           &c->request);
-    if (r < 0)
-        call_refuse(c, r == -ENOBUFS ? r : -ENOKEY, "the policy could not be asked", NULL);
 }
 
 static int read_rules(sd_bus_message *m, endpoints_spec *s, sd_bus_error *error)
@@ -280,6 +311,7 @@ static int read_option(sd_bus_message *m, const char *key, endpoints_spec *s, sd
 static int read_register(sd_bus_message *m, endpoints_spec *s, sd_bus_error *error)
 {
     const char *ns, *object, *sender = sd_bus_message_get_sender(m), *key;
+    unsigned n = 0;
     int r;
 
     r = sd_bus_message_read(m, "so", &ns, &object);
@@ -294,6 +326,9 @@ static int read_register(sd_bus_message *m, endpoints_spec *s, sd_bus_error *err
         return hybus_error_set(error, -EACCES, "the caller has no name on the bus");
     r = sd_bus_message_enter_container(m, 'a', "{sv}");
     while (r >= 0 && (r = sd_bus_message_enter_container(m, 'e', "sv")) > 0) {
+        if (++n > ENDPOINTS_BUS_OPTIONS_MAX)
+            return hybus_error_set(error, -EINVAL, "more than %u options",
+                                   ENDPOINTS_BUS_OPTIONS_MAX);
         r = sd_bus_message_read(m, "s", &key);
         if (r >= 0)
             r = read_option(m, key, s, error);
@@ -303,6 +338,49 @@ static int read_register(sd_bus_message *m, endpoints_spec *s, sd_bus_error *err
     if (r < 0 && !sd_bus_error_is_set(error))
         return hybus_error_set(error, -EINVAL, "an option has the wrong type");
     return r;
+}
+
+static bool many_unknown(const endpoints_bus *b)
+{
+    size_t n = 0;
+
+    for (const bus_call *c = b->calls; c; c = c->next)
+        n += !c->owner->identity;
+    return n >= ENDPOINTS_BUS_CALLS_MAX;
+}
+
+static int admit_call(endpoints_bus *b, const char *name, sd_bus_error *error, bus_owner **ret)
+{
+    int r = get_owner(b, name, error, ret);
+
+    if (r < 0)
+        return r;
+    if ((*ret)->n_calls >= ENDPOINTS_BUS_CALLS_OWNER_MAX)
+        return hybus_error_set(error, -ENOBUFS,
+                               "too many registrations of this connection on their way");
+    if (!(*ret)->identity && many_unknown(b))
+        return hybus_error_set(error, -ENOBUFS, "too many registrations on their way");
+    return 0;
+}
+
+static int call_new(bus_owner *owner, sd_bus_message *m, endpoints_spec *spec, bus_call **ret)
+{
+    endpoints_bus *b = owner->bus;
+    bus_call *c = calloc(1, sizeof(*c)), **at;
+
+    if (!c)
+        return -ENOMEM;
+    c->bus = b;
+    c->owner = owner;
+    c->message = sd_bus_message_ref(m);
+    c->spec = *spec;
+    *spec = (endpoints_spec){};
+    for (at = &b->calls; *at; at = &(*at)->next)
+        ;
+    *at = c;
+    owner->n_calls++;
+    *ret = c;
+    return 0;
 }
 
 static int method_register(sd_bus_message *m, void *userdata, sd_bus_error *error)
@@ -315,31 +393,20 @@ static int method_register(sd_bus_message *m, void *userdata, sd_bus_error *erro
 
     r = read_register(m, &spec, error);
     if (r >= 0)
-        r = get_owner(b, spec.bus_name, &owner);
-    if (r >= 0 &&
-        (b->n_calls >= ENDPOINTS_BUS_CALLS_MAX || owner->n_calls >= ENDPOINTS_BUS_CALLS_OWNER_MAX))
-        r = hybus_error_set(error, -ENOBUFS, "too many registrations on their way");
-    if (r < 0) {
-        endpoints_spec_done(&spec);
+        r = admit_call(b, spec.bus_name, error, &owner);
+    if (r >= 0)
+        r = call_new(owner, m, &spec, &c);
+    endpoints_spec_done(&spec);
+    if (r < 0)
         return r;
-    }
-    c = calloc(1, sizeof(*c));
-    if (!c) {
-        endpoints_spec_done(&spec);
-        return -ENOMEM;
-    }
-    c->bus = b;
-    c->owner = owner;
-    c->message = sd_bus_message_ref(m);
-    c->spec = spec;
-    c->next = b->calls;
-    b->calls = c;
-    b->n_calls++;
-    owner->n_calls++;
-    r = hybus_credentials_ask(b->bus, owner->name, on_credentials, c, &c->credentials);
-    if (r < 0) {
-        call_free(c);
-        return r;
+    if (owner->identity)
+        call_ask(c);
+    else if (!owner->credentials) {
+        r = hybus_credentials_ask(b->bus, owner->name, on_credentials, owner, &owner->credentials);
+        if (r < 0) {
+            call_free(c);
+            return r;
+        }
     }
     return 1;
 }
@@ -437,13 +504,16 @@ static int method_notify(sd_bus_message *m, void *userdata, sd_bus_error *error)
 {
     endpoints_bus *b = userdata;
     channel_value v = {};
+    const endpoints_entry *own;
     int r;
 
     r = read_value(m, &v, error);
     if (r < 0)
         return r;
-    if (!find_own(b, m, v.ns))
+    own = find_own(b, m, v.ns);
+    if (!own)
         return hybus_error_set(error, -ENOENT, "%s is not registered by the caller", v.ns);
+    v.uid = own->spec.uid;
     r = channel_notify(b->channel, &v);
     if (r < 0)
         return hybus_error_set(error, -ENOBUFS, "a server does not keep up; try later");
@@ -514,6 +584,7 @@ static const sd_bus_vtable vtable[] = {
                             method_list, SD_BUS_VTABLE_UNPRIVILEGED),
     SD_BUS_METHOD_WITH_ARGS("ListServers", SD_BUS_NO_ARGS, SD_BUS_RESULT("a(sssb)", servers),
                             method_list_servers, SD_BUS_VTABLE_UNPRIVILEGED),
+    SD_BUS_SIGNAL_WITH_ARGS("Unregistered", SD_BUS_ARGS("s", namespace, "u", code, "s", reason), 0),
     SD_BUS_PROPERTY("Revision", "t", property_revision, 0,
                     SD_BUS_VTABLE_PROPERTY_EMITS_INVALIDATION),
     SD_BUS_VTABLE_END,
@@ -539,8 +610,12 @@ static int adopt(endpoints_bus *b, const endpoints_spec *wanted, sd_bus_message 
     if (r >= 0 && identity->uid != e->spec.uid)
         r = -EACCES;
     if (r >= 0)
-        r = get_owner(b, wanted->bus_name, &owner);
-    return r < 0 ? r : registrar_adopt(b->registrar, wanted->ns, identity, owner);
+        r = get_owner(b, wanted->bus_name, NULL, &owner);
+    if (r < 0)
+        return r;
+    if (!owner->identity)
+        owner->identity = endpoints_identity_ref(identity);
+    return registrar_adopt(b->registrar, wanted->ns, identity, owner);
 }
 
 static void on_holder(sd_bus_message *m, int error, void *userdata)

@@ -10,9 +10,10 @@
 
 #define ENDPOINTS_BUS_NAME "org.hybridos.Endpoints1"
 #define ENDPOINTS_BUS_PATH "/org/hybridos/Endpoints1"
-#define ENDPOINTS_BUS_CALLS_MAX 64u       /* registrations on their way, below the bus's own 128 */
-#define ENDPOINTS_BUS_CALLS_OWNER_MAX 16u /* of one connection */
-#define ENDPOINTS_BUS_OWNERS_MAX 512u
+#define ENDPOINTS_BUS_CALLS_MAX 64u       /* whose caller is not known yet; the bus itself allows 128 */
+#define ENDPOINTS_BUS_CALLS_OWNER_MAX 16u /* registrations on their way, of one connection */
+#define ENDPOINTS_BUS_OWNERS_MAX 512u     /* connections that have registered something */
+#define ENDPOINTS_BUS_OPTIONS_MAX 16u     /* of one call */
 #define ENDPOINTS_NOTIFY_MAX (60u * 1024u) /* bytes of a value */
 #define ENDPOINTS_NOTIFY_PATH_MAX 1024u    /* bytes */
 

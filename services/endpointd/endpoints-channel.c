@@ -11,6 +11,8 @@
 #define SERVER_NAME_MAX 32u
 #define ACCEPT_TURN_MAX 32u /* connections taken in one turn */
 #define GROUPS_MAX 65536u   /* NGROUPS_MAX of Linux */
+#define COMPLAINTS_MAX 20u  /* lines in the log about peers, per period: anybody can cause them */
+#define COMPLAINTS_USEC (10u * 1000u * 1000u)
 
 typedef enum role { ROLE_NONE, ROLE_APP, ROLE_SERVER } role;
 
@@ -33,7 +35,8 @@ struct connection {
     role role;
     bool ready;   /* a server that gets the table */
     bool closing; /* what is queued still leaves, nothing more is read */
-    bool dirty, writable_watched;
+    bool dirty;
+    uint32_t events; /* of the loop, as it was told */
     char name[SERVER_NAME_MAX + 1], protocol[SERVER_NAME_MAX + 1];
     judge_case *judged;
     pending *pending;
@@ -41,6 +44,12 @@ struct connection {
     hybus_frame_reader reader;
     hybus_frame_queue queue;
 };
+
+/* What a uid has put into the servers' queues since they were empty. */
+typedef struct notifier {
+    uint32_t uid;
+    size_t size;
+} notifier;
 
 struct channel {
     sd_event *event;
@@ -51,12 +60,33 @@ struct channel {
     int listen_fd;
     connection *connections;
     size_t n_connections;
+    notifier *notifiers;
+    size_t n_notifiers;
+    unsigned n_complaints;
+    uint64_t complaints_usec; /* when the period began */
 };
 
 /* --- connections ---------------------------------------------------------------------------- */
 
 static void connection_free(connection *k);
 static void tell_server(connection *app, const connection *server, bool gone);
+static void server_gone(connection *k);
+
+/* May something be logged that any local user can make happen as often as it likes? */
+static bool may_complain(channel *c)
+{
+    uint64_t now = 0;
+
+    (void)sd_event_now(c->event, CLOCK_MONOTONIC, &now);
+    if (now - c->complaints_usec >= COMPLAINTS_USEC) {
+        if (c->n_complaints > COMPLAINTS_MAX)
+            hybus_notice("%u more messages about channel connections were left out",
+                         c->n_complaints - COMPLAINTS_MAX);
+        c->complaints_usec = now;
+        c->n_complaints = 0;
+    }
+    return c->n_complaints++ < COMPLAINTS_MAX;
+}
 
 static void pending_free(pending *p)
 {
@@ -94,25 +124,36 @@ static void goaway(connection *k, uint16_t code, const char *text)
     touch(k);
 }
 
-/* A frame has been put: did it fit? Who lets so much pile up is cut off. */
+/* A frame has been put: did it fit? Who lets so much pile up is cut off, and so is who has missed
+ * one for any other reason: it would go on with half the truth. */
 static void queued(connection *k, int r)
 {
-    if (r == -ENOBUFS) {
-        hybus_warning("A channel connection of uid %u does not read; it is closed",
-                      k->identity->uid);
+    if (r < 0 && !k->closing) {
+        if (may_complain(k->channel))
+            hybus_log_errno(LOG_WARNING, r == -ENOBUFS ? 0 : r,
+                            "A channel connection of uid %u does not read; it is closed",
+                            k->identity->uid);
         hybus_frame_queue_done(&k->queue);
         k->closing = true;
     }
     touch(k);
 }
 
+/* A server that is still being judged: what it says next waits where it is. */
+static bool held(const connection *k)
+{
+    return k->role == ROLE_SERVER && !k->ready;
+}
+
 static void connection_watch(connection *k, bool writable)
 {
-    if (writable == k->writable_watched && !k->closing)
+    uint32_t events = (k->closing || held(k) ? 0 : (uint32_t)EPOLLIN) |
+                      (writable ? (uint32_t)EPOLLOUT : 0);
+
+    if (events == k->events)
         return;
-    k->writable_watched = writable;
-    (void)sd_event_source_set_io_events(k->io, (k->closing ? 0 : EPOLLIN) |
-                                                   (writable ? (uint32_t)EPOLLOUT : 0));
+    k->events = events;
+    (void)sd_event_source_set_io_events(k->io, events);
 }
 
 static void connection_flush(connection *k)
@@ -150,7 +191,6 @@ static int on_post(sd_event_source *source, void *userdata)
 static void connection_free(connection *k)
 {
     channel *c = k->channel;
-    bool was_server = k->ready;
 
     if (k->previous)
         k->previous->next = k->next;
@@ -164,10 +204,7 @@ static void connection_free(connection *k)
         pending_free(k->pending);
     judge_case_free(k->judged);
     endpoints_remove_owner(registrar_table(c->registrar), k);
-    if (was_server)
-        for (connection *app = c->connections; app; app = app->next)
-            if (app->role == ROLE_APP)
-                tell_server(app, k, true);
+    server_gone(k);
     sd_event_source_disable_unref(k->io);
     safe_close(k->fd);
     endpoints_identity_unref(k->identity);
@@ -274,7 +311,7 @@ static int on_register(connection *k, const hybus_frame *frame)
     pending *p;
     int r;
 
-    if (find_pending(k, frame->stream) || endpoints_find_owned(table, k, frame->stream))
+    if (frame->stream == 0 || find_pending(k, frame->stream) || endpoints_find_owned(table, k, frame->stream))
         return -EBADMSG;
     r = parse_register(frame, &spec, why);
     if (r == -EBADMSG)
@@ -299,8 +336,11 @@ static int on_register(connection *k, const hybus_frame *frame)
     endpoints_spec_done(&spec);
     if (r < 0) {
         pending_free(p);
-        send_refused(k, frame->stream, r == -ENOBUFS ? 429 : 503, "the policy could not be asked",
-                     NULL);
+        if (r == -ENOBUFS)
+            send_refused(k, frame->stream, 429, "too many registrations of this user on their way",
+                         NULL);
+        else
+            send_refused(k, frame->stream, 503, "the policy could not be asked", NULL);
     }
     return 0;
 }
@@ -382,6 +422,18 @@ static int check_server_name(const connection *k)
     return name && streq(name, k->name) ? 0 : -EACCES;
 }
 
+static void server_gone(connection *k)
+{
+    if (!k->ready)
+        return;
+    k->ready = false;
+    for (connection *app = k->channel->connections; app; app = app->next)
+        if (app->role == ROLE_APP)
+            tell_server(app, k, true);
+}
+
+static void read_frames(connection *k);
+
 static void server_ready(connection *k)
 {
     channel *c = k->channel;
@@ -398,6 +450,8 @@ static void server_ready(connection *k)
     for (connection *app = c->connections; app; app = app->next)
         if (app->role == ROLE_APP)
             tell_server(app, k, false);
+    connection_watch(k, k->events & EPOLLOUT);
+    read_frames(k);
 }
 
 static void on_server_judged(judge_case *judged, const judge_verdict *v, void *userdata)
@@ -406,14 +460,18 @@ static void on_server_judged(judge_case *judged, const judge_verdict *v, void *u
     int r = v->error;
 
     if (r < 0) {
-        hybus_warning("uid %u may not be the server %s: %s", k->identity->uid, k->name, v->reason);
+        if (k->ready || may_complain(k->channel))
+            hybus_warning("uid %u may not be the server %s: %s", k->identity->uid, k->name,
+                          v->reason);
+        server_gone(k);
         goaway(k, r == -EACCES ? 403 : 503, v->reason);
         return;
     }
     r = check_server_name(k);
     if (r < 0) {
-        hybus_warning("uid %u is not the user h-%s, so it is not that server", k->identity->uid,
-                      k->name);
+        if (may_complain(k->channel))
+            hybus_warning("uid %u is not the user h-%s, so it is not that server",
+                          k->identity->uid, k->name);
         goaway(k, 403, "a server's name is that of its user");
         return;
     }
@@ -466,11 +524,38 @@ static int put_value(hybus_frame_queue *q, const channel_value *v)
     return hybus_frame_end(q);
 }
 
+/* Servers that do not keep up are felt by those who say most, before all are refused. */
+static int notify_admit(channel *c, const channel_value *v)
+{
+    size_t waiting = 0, size = v->size + strlen(v->ns) + strlen(v->path), i = 0;
+
+    for (const connection *k = c->connections; k; k = k->next)
+        if (k->ready)
+            waiting = MAX_OF(waiting, hybus_frame_queue_pending(&k->queue));
+    if (waiting == 0)
+        c->n_notifiers = 0;
+    while (i < c->n_notifiers && c->notifiers[i].uid != v->uid)
+        i++;
+    if (i == c->n_notifiers) {
+        notifier *more = realloc(c->notifiers, (i + 1) * sizeof(*more));
+        if (!more)
+            return -ENOMEM;
+        c->notifiers = more;
+        c->notifiers[c->n_notifiers++] = (notifier){.uid = v->uid};
+    }
+    if (waiting > CHANNEL_NOTIFY_HIGH ||
+        (waiting > 0 && c->notifiers[i].size + size > CHANNEL_NOTIFY_UID_MAX))
+        return -ENOBUFS;
+    c->notifiers[i].size += size;
+    return 0;
+}
+
 int channel_notify(channel *c, const channel_value *v)
 {
-    for (const connection *k = c->connections; k; k = k->next)
-        if (k->ready && hybus_frame_queue_pending(&k->queue) > CHANNEL_NOTIFY_HIGH)
-            return -ENOBUFS;
+    int admitted = notify_admit(c, v);
+
+    if (admitted < 0)
+        return admitted;
     for (connection *k = c->connections; k; k = k->next) {
         int r;
         if (!k->ready || k->closing)
@@ -526,6 +611,7 @@ static int on_hello_server(connection *k)
     if (judge_ask(registrar_judge(k->channel->registrar), k->identity, NULL, on_server_judged, k,
                   &k->judged) < 0)
         goaway(k, 503, "the policy could not be asked");
+    connection_watch(k, k->events & EPOLLOUT);
     return 0;
 }
 
@@ -586,12 +672,33 @@ static int on_frame(connection *k, const hybus_frame *frame)
     }
 }
 
+static void read_frames(connection *k)
+{
+    hybus_frame frame;
+    int r = 0;
+
+    while (!k->closing && !held(k) && (r = hybus_frame_reader_next(&k->reader, &frame)) > 0) {
+        r = on_frame(k, &frame);
+        if (r < 0)
+            break;
+    }
+    if (r >= 0)
+        return;
+    if (may_complain(k->channel))
+        hybus_notice("A channel connection of uid %u broke the protocol; it is closed",
+                     k->identity->uid);
+    /* What it held ends here, not when it gets round to reading the farewell. */
+    while (k->pending)
+        pending_free(k->pending);
+    endpoints_remove_owner(registrar_table(k->channel->registrar), k);
+    server_gone(k);
+    goaway(k, 400, "protocol error");
+}
+
 static int on_io(sd_event_source *source, int fd, uint32_t revents, void *userdata)
 {
     connection *k = userdata;
-    hybus_frame frame;
     ssize_t n;
-    int r = 0;
 
     if (revents & EPOLLOUT)
         touch(k); /* written after this turn */
@@ -609,20 +716,7 @@ static int on_io(sd_event_source *source, int fd, uint32_t revents, void *userda
         connection_free(k);
         return 0;
     }
-    while (!k->closing && (r = hybus_frame_reader_next(&k->reader, &frame)) > 0) {
-        r = on_frame(k, &frame);
-        if (r < 0)
-            break;
-    }
-    if (r < 0) {
-        hybus_notice("A channel connection of uid %u broke the protocol; it is closed",
-                     k->identity->uid);
-        /* What it held ends here, not when it gets round to reading the farewell. */
-        while (k->pending)
-            pending_free(k->pending);
-        endpoints_remove_owner(registrar_table(k->channel->registrar), k);
-        goaway(k, 400, "protocol error");
-    }
+    read_frames(k);
     return 0;
 }
 
@@ -699,8 +793,9 @@ static bool make_room(channel *c, size_t n_newcomer)
     }
     if (!victim)
         return false;
-    hybus_warning("All %u channel connections are taken; one of uid %u is closed",
-                  CHANNEL_CONNECTIONS_MAX, victim->identity->uid);
+    if (may_complain(c))
+        hybus_warning("All %u channel connections are taken; one of uid %u is closed",
+                      CHANNEL_CONNECTIONS_MAX, victim->identity->uid);
     connection_free(victim);
     return true;
 }
@@ -728,6 +823,7 @@ static int connection_new(channel *c, int fd, endpoints_identity *identity, conn
     k->channel = c;
     k->fd = fd;
     k->identity = endpoints_identity_ref(identity);
+    k->events = EPOLLIN;
     k->reader.max = CHANNEL_READ_MAX;
     k->queue.max = CHANNEL_APP_QUEUE_MAX;
     k->next = c->connections;
@@ -770,12 +866,12 @@ static int on_listen(sd_event_source *source, int listen_fd, uint32_t revents, v
     for (unsigned i = 0; i < ACCEPT_TURN_MAX; i++) {
         int r, fd = accept4(listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
         if (fd < 0) {
-            if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED)
+            if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED && may_complain(c))
                 hybus_log_errno(LOG_WARNING, -errno, "Cannot accept a channel connection");
             break;
         }
         r = channel_accept(c, fd);
-        if (r < 0)
+        if (r < 0 && may_complain(c))
             hybus_log_errno(LOG_NOTICE, r, "A channel connection was turned away");
     }
     return 0;
@@ -816,6 +912,7 @@ void channel_free(channel *c)
     registrar_set_servers(c->registrar, NULL, NULL);
     while (c->connections)
         connection_free(c->connections);
+    free(c->notifiers);
     sd_event_source_disable_unref(c->listen);
     sd_event_source_disable_unref(c->post);
     safe_close(c->listen_fd);

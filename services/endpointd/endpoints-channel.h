@@ -8,11 +8,13 @@
 
 #define CHANNEL_CONNECTIONS_MAX 512u
 #define CHANNEL_CONNECTIONS_UID_MAX 32u
-#define CHANNEL_PENDING_MAX 32u              /* registrations on their way, of one connection */
-#define CHANNEL_READ_MAX (128u * 1024u)      /* bytes buffered of one connection */
-#define CHANNEL_APP_QUEUE_MAX (256u * 1024u) /* bytes not read by an app: it is cut off */
+#define CHANNEL_PENDING_MAX ENDPOINTS_UID_MAX /* registrations on their way, of one connection */
+/* Together with the connections above at most 64 MiB, half of what the unit may have. */
+#define CHANNEL_READ_MAX HYBUS_FRAME_MAX    /* bytes buffered of one connection */
+#define CHANNEL_APP_QUEUE_MAX (64u * 1024u) /* bytes not read by an app: it is cut off */
 #define CHANNEL_SERVER_QUEUE_MAX (2u * ENDPOINTS_TABLE_SIZE_MAX)
 #define CHANNEL_NOTIFY_HIGH (1024u * 1024u) /* bytes queued to a server: no more notifications */
+#define CHANNEL_NOTIFY_UID_MAX (CHANNEL_NOTIFY_HIGH / 4u) /* of one uid, while some wait */
 
 typedef struct channel channel;
 
@@ -39,13 +41,15 @@ int channel_identify(int fd, endpoints_identity **ret);
 typedef struct channel_value {
     const char *ns, *path, *content_type;
     const char *id; /* NULL: none */
+    uint32_t uid;   /* whose it is */
     uint32_t max_age;
     bool has_max_age, gone;
     const void *body;
     size_t size;
 } channel_value;
 
-/* To every server, or to none: -ENOBUFS when one of them does not keep up, -EMSGSIZE. */
+/* To every server, or to none: -ENOBUFS when one of them does not keep up with all of it, or with
+ * this uid's; -EMSGSIZE. */
 int channel_notify(channel *c, const channel_value *v);
 
 typedef struct channel_server {

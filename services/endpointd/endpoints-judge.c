@@ -195,6 +195,10 @@ static void on_row(hybus_row *taken, int error, void *userdata)
         return;
     }
     if (!hybus_agent_row_current(j->agent, row)) {
+        /* What stands does not fall because the policy moves fast: the change that has overtaken
+         * this answer is about to be told, and asks anew. */
+        if (c->state == CASE_AGAIN)
+            c->tries = 0;
         try_again(c);
         return;
     }
@@ -225,13 +229,22 @@ static int ask(judge_case *c)
                            &c->question);
 }
 
+static bool may_ask(const judge *j, uint32_t uid)
+{
+    size_t n = 0;
+
+    for (const judge_case *c = j->cases; c && n < JUDGE_ASKED_UID_MAX; c = c->next)
+        n += c->state == CASE_NEW && c->identity->uid == uid;
+    return j->n_new < JUDGE_ASKED_MAX && n < JUDGE_ASKED_UID_MAX;
+}
+
 int judge_ask(judge *j, endpoints_identity *identity, const char *ns, judge_callback f,
               void *userdata, judge_case **ret)
 {
     judge_case *c;
     int r;
 
-    if (j->n_new >= JUDGE_ASKED_MAX)
+    if (!may_ask(j, identity->uid))
         return -ENOBUFS;
     c = calloc(1, sizeof(*c));
     if (!c)

@@ -8,9 +8,10 @@
 
 #include "endpoints.h"
 
-#define JUDGE_ASKED_MAX 256u /* questions of newcomers in flight; more give -ENOBUFS */
-#define JUDGE_AGAIN_MAX 64u  /* of those who are judged again, at the same time */
-#define JUDGE_TRIES_MAX 3u   /* the policy may move under a question this often */
+#define JUDGE_ASKED_MAX 512u /* questions of newcomers in flight, of the agent's 1,024 */
+#define JUDGE_ASKED_UID_MAX ENDPOINTS_UID_MAX /* of one uid: one who asks keeps nobody else out */
+#define JUDGE_AGAIN_MAX 64u                   /* of those who are judged again, at the same time */
+#define JUDGE_TRIES_MAX 3u /* the policy may move under a newcomer's question this often */
 
 typedef struct judge judge;
 typedef struct judge_case judge_case;
@@ -30,7 +31,8 @@ int judge_new(hybus_agent *agent, const endpoints *table, judge **ret);
 void judge_free(judge *j); /* after all cases */
 HYBUS_DEFINE_CLEANUP(judge, judge_free)
 
-/* May this identity register `ns`, or with NULL: be a server? Whether leave to nest is needed
+/* May this identity register `ns`, or with NULL: be a server? -ENOBUFS: too many questions wait, of
+ * this uid or in all. Whether leave to nest is needed
  * is looked up in the table at the moment of the verdict. */
 int judge_ask(judge *j, endpoints_identity *identity, const char *ns, judge_callback f,
               void *userdata, judge_case **ret);

@@ -12,7 +12,7 @@
 typedef struct starter {
     char *unit;
     uint64_t next_usec, pause_usec;
-    bool wanted; /* asked for before its time */
+    uint64_t wanted_usec; /* until when; 0: by nobody */
 } starter;
 
 struct registrar {
@@ -46,6 +46,8 @@ struct registrar_request {
     registrar_callback callback;
     void *userdata;
 };
+
+static void on_judged(judge_case *c, const judge_verdict *v, void *userdata);
 
 static void request_free(registrar_request *q)
 {
@@ -137,10 +139,21 @@ void registrar_stop(registrar *g)
     g->stopping = true;
 }
 
+/* Its holder has been found on the bus, and the policy is being asked: it outlasts its time. */
+static bool is_adopted(const endpoints_entry *entry, void *userdata)
+{
+    const registrar *g = userdata;
+
+    for (const registrar_request *q = g->requests; q; q = q->next)
+        if (q->adopt && !q->entry && streq(q->spec.ns, entry->spec.ns))
+            return true;
+    return false;
+}
+
 static int on_expiry(sd_event_source *source, uint64_t usec, void *userdata)
 {
     registrar *g = userdata;
-    size_t n = endpoints_expire(g->table);
+    size_t n = endpoints_expire(g->table, is_adopted, g);
 
     if (n > 0)
         hybus_notice("%zu endpoints did not come back after the restart and were removed", n);
@@ -208,7 +221,7 @@ static void starter_came(registrar *g, const endpoints_entry *entry)
 
     if (s) {
         s->pause_usec = 0;
-        s->wanted = false;
+        s->wanted_usec = 0;
     }
 }
 
@@ -231,21 +244,41 @@ static void enter(registrar_request *q)
     finish(q, 0, NULL, NULL);
 }
 
-static void adopt(registrar_request *q)
+/* What is to be adopted. Meanwhile it may have registered by itself, expired, or been taken over. */
+static endpoints_entry *find_adopted(const registrar_request *q)
+{
+    endpoints_entry *entry = endpoints_find(q->registrar->table, q->spec.ns);
+
+    if (!entry || entry->owner || entry->spec.road != ENDPOINTS_BUS ||
+        entry->spec.uid != q->identity->uid || !streq(entry->spec.bus_name, q->identity->bus_name))
+        return NULL;
+    return entry;
+}
+
+static void on_adoption_judged(registrar_request *q, const judge_verdict *v)
 {
     registrar *g = q->registrar;
-    endpoints_entry *entry = endpoints_find(g->table, q->spec.ns);
+    endpoints_entry *entry = find_adopted(q);
 
-    /* Meanwhile it may have registered by itself, expired, or been taken over. */
-    if (!entry || entry->owner || entry->spec.road != ENDPOINTS_BUS ||
-        entry->spec.uid != q->identity->uid ||
-        !streq(entry->spec.bus_name, q->identity->bus_name)) {
-        request_free(q);
+    if (entry && v->error == 0) {
+        endpoints_adopt(g->table, entry, q->identity, q->owner);
+        q->entry = entry;
+        entry->userdata = q;
         return;
     }
-    endpoints_adopt(g->table, entry, q->identity, q->owner);
-    q->entry = entry;
-    entry->userdata = q;
+    /* The app does not know of any of this, so nobody but us asks again for it. Without an agent
+     * the question takes its time. */
+    if (entry && v->error != -EACCES) {
+        judge_case_free(TAKE_PTR(q->judged));
+        if (judge_ask(g->judge, q->identity, q->spec.ns, on_judged, q, &q->judged) >= 0)
+            return;
+    }
+    if (entry) {
+        hybus_notice("%s of uid %u is not taken back after the restart: %s", entry->spec.ns,
+                     entry->spec.uid, v->reason);
+        endpoints_remove(g->table, entry);
+    }
+    request_free(q);
 }
 
 static void on_judged(judge_case *c, const judge_verdict *v, void *userdata)
@@ -255,14 +288,12 @@ static void on_judged(judge_case *c, const judge_verdict *v, void *userdata)
     if (q->entry) {
         if (v->error < 0)
             withdraw(q, v);
-        return;
-    }
-    if (v->error < 0) {
+    } else if (q->adopt)
+        on_adoption_judged(q, v);
+    else if (v->error < 0) {
         finish(q, v->error, v->reason, v->audit);
         request_free(q);
-    } else if (q->adopt)
-        adopt(q);
-    else
+    } else
         enter(q);
 }
 
@@ -333,9 +364,13 @@ void registrar_owner_gone(registrar *g, const void *owner)
     registrar_request *next;
 
     for (registrar_request *q = g->requests; q; q = next) {
+        endpoints_entry *entry = q->adopt && !q->entry ? find_adopted(q) : NULL;
         next = q->next;
-        if (q->owner == owner && !q->entry)
-            request_free(q);
+        if (q->owner != owner || q->entry)
+            continue;
+        request_free(q);
+        if (entry)
+            endpoints_remove(g->table, entry);
     }
     endpoints_remove_owner(g->table, owner);
 }
@@ -373,8 +408,9 @@ static int start_now(registrar *g, starter *s, uint64_t now)
     /* A unit that has been left alone for long begins anew. */
     if (s->pause_usec == 0 || now > s->next_usec + REGISTRAR_START_LAST_USEC)
         s->pause_usec = REGISTRAR_START_FIRST_USEC;
-    s->wanted = false;
     s->next_usec = now + s->pause_usec;
+    if (s->next_usec > s->wanted_usec)
+        s->wanted_usec = 0;
     s->pause_usec = MIN_OF(s->pause_usec * 2, (uint64_t)REGISTRAR_START_LAST_USEC);
     r = touch(g, s->unit);
     if (r < 0)
@@ -392,7 +428,7 @@ static int arm_start(registrar *g)
     uint64_t first = UINT64_MAX;
 
     for (size_t i = 0; i < g->n_starters; i++)
-        if (g->starters[i].wanted)
+        if (g->starters[i].wanted_usec > 0)
             first = MIN_OF(first, g->starters[i].next_usec);
     g->start = sd_event_source_disable_unref(g->start);
     if (first == UINT64_MAX)
@@ -408,7 +444,7 @@ static int on_start(sd_event_source *source, uint64_t usec, void *userdata)
 
     (void)sd_event_now(g->event, CLOCK_MONOTONIC, &now);
     for (size_t i = 0; i < g->n_starters; i++)
-        if (g->starters[i].wanted && g->starters[i].next_usec <= now)
+        if (g->starters[i].wanted_usec > 0 && g->starters[i].next_usec <= now)
             (void)start_now(g, &g->starters[i], now);
     return arm_start(g);
 }
@@ -418,6 +454,7 @@ int registrar_start(registrar *g, const char *ns)
     const endpoints_entry *entry = endpoints_find(g->table, ns);
     uint64_t now = 0;
     starter *s;
+    int r;
 
     if (!entry || entry->spec.road != ENDPOINTS_START)
         return -ENOENT;
@@ -425,12 +462,11 @@ int registrar_start(registrar *g, const char *ns)
     if (!s)
         return -ENOENT;
     (void)sd_event_now(g->event, CLOCK_MONOTONIC, &now);
-    if (now >= s->next_usec)
-        return start_now(g, s, now);
-    if (s->wanted)
-        return 0;
-    s->wanted = true;
-    return arm_start(g);
+    s->wanted_usec = now + REGISTRAR_START_WANTED_USEC;
+    r = now >= s->next_usec ? start_now(g, s, now) : 0;
+    if (r >= 0)
+        r = arm_start(g);
+    return r;
 }
 
 static int make_start_file(registrar *g, const char *unit)
@@ -446,16 +482,16 @@ static int make_start_file(registrar *g, const char *unit)
     return touch(g, unit);
 }
 
-static void starters_done(registrar *g)
+static void starters_free(starter *starters, size_t n)
 {
-    for (size_t i = 0; i < g->n_starters; i++)
-        free(g->starters[i].unit);
-    free(g->starters);
-    g->starters = NULL;
-    g->n_starters = 0;
+    for (size_t i = 0; i < n; i++)
+        free(starters[i].unit);
+    free(starters);
 }
 
-static int starters_build(registrar *g, const endpoints_spec *specs, size_t n)
+/* One for each unit; those that there were keep their pauses. */
+static int starters_build(registrar *g, const endpoints_spec *specs, size_t n, starter **ret,
+                          size_t *ret_n)
 {
     starter *made = calloc(n > 0 ? n : 1, sizeof(*made));
     size_t used = 0;
@@ -472,37 +508,44 @@ static int starters_build(registrar *g, const endpoints_spec *specs, size_t n)
         made[used] = old ? *old : (starter){};
         made[used].unit = strdup(specs[i].unit);
         if (!made[used].unit) {
-            for (size_t k = 0; k < used; k++)
-                free(made[k].unit);
-            free(made);
+            starters_free(made, used);
             return -ENOMEM;
         }
         used++;
     }
-    starters_done(g);
-    g->starters = made;
-    g->n_starters = used;
+    *ret = made;
+    *ret_n = used;
     return 0;
 }
 
 int registrar_set_manifests(registrar *g, endpoints_spec *specs, size_t n)
 {
     char path[PATH_MAX];
+    starter *starters;
+    size_t n_starters;
     int r;
 
     if (snprintf(path, sizeof(path), "%s/start", g->directory) >= (int)sizeof(path))
         return -ENAMETOOLONG;
     if (n > 0 && mkdir(path, 0755) < 0 && errno != EEXIST)
         return -errno;
-    r = starters_build(g, specs, n);
+    r = starters_build(g, specs, n, &starters, &n_starters);
     if (r < 0)
         return r;
-    for (size_t i = 0; i < n; i++) {
-        r = make_start_file(g, specs[i].unit);
-        if (r < 0)
-            hybus_log_errno(LOG_WARNING, r, "%s cannot be started on demand", specs[i].unit);
+    r = endpoints_set_manifests(g->table, specs, n);
+    if (r < 0) {
+        starters_free(starters, n_starters);
+        return r;
     }
-    return endpoints_set_manifests(g->table, specs, n);
+    starters_free(g->starters, g->n_starters);
+    g->starters = starters;
+    g->n_starters = n_starters;
+    for (size_t i = 0; i < n_starters; i++) {
+        r = make_start_file(g, starters[i].unit);
+        if (r < 0)
+            hybus_log_errno(LOG_WARNING, r, "%s cannot be started on demand", starters[i].unit);
+    }
+    return 0;
 }
 
 /* --- life ----------------------------------------------------------------------------------- */
@@ -568,7 +611,7 @@ void registrar_free(registrar *g)
     while (g->requests)
         request_free(g->requests);
     judge_free(g->judge);
-    starters_done(g);
+    starters_free(g->starters, g->n_starters);
     free(g->directory);
     free(g->bus_id);
     free(g->table_path);

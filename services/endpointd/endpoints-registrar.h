@@ -11,8 +11,11 @@
 #include "endpoints.h"
 
 #define REGISTRAR_RETURN_USEC (10u * 1000u * 1000u) /* for apps to come back after a restart */
-#define REGISTRAR_START_FIRST_USEC (250u * 1000u)   /* between two starts of a unit; doubles */
+/* Between two starts of a unit; doubles. So that one that always dies at once is not started more
+ * often than systemd allows by default, five times in ten seconds. */
+#define REGISTRAR_START_FIRST_USEC (500u * 1000u)
 #define REGISTRAR_START_LAST_USEC (30u * 1000u * 1000u)
+#define REGISTRAR_START_WANTED_USEC (30u * 1000u * 1000u) /* how long one request asks for it */
 
 typedef struct registrar registrar;
 typedef struct registrar_request registrar_request;
@@ -65,8 +68,9 @@ void registrar_owner_gone(registrar *g, const void *owner);
 /* A bus app found alive after a restart: judged, then its expected entries are its own again. */
 int registrar_adopt(registrar *g, const char *ns, endpoints_identity *identity, void *owner);
 
-/* A request has come for an entry whose app is not there. Asks for its unit,
- * at once or when its pause is over. -ENOENT: nothing to start. */
+/* A request has come for an entry whose app is not there. Asks for its unit, at once or when its
+ * pause is over, and again until the app is there or nobody waits any more: systemd does not see
+ * what is asked for while the unit is still stopping. -ENOENT: nothing to start. */
 int registrar_start(registrar *g, const char *ns);
 /* Adopts manifests: makes the start files. */
 int registrar_set_manifests(registrar *g, endpoints_spec *specs, size_t n);

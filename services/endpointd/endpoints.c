@@ -542,15 +542,18 @@ void endpoints_adopt(endpoints *t, endpoints_entry *entry, endpoints_identity *i
     entry->owner = owner;
 }
 
-size_t endpoints_expire(endpoints *t)
+size_t endpoints_expire(endpoints *t, bool (*keep)(const endpoints_entry *entry, void *userdata),
+                        void *userdata)
 {
     size_t n = 0;
 
-    for (size_t i = t->registrations.n; i > 0; i--)
-        if (!t->registrations.at[i - 1]->owner) {
-            endpoints_remove(t, t->registrations.at[i - 1]);
-            n++;
-        }
+    for (size_t i = t->registrations.n; i > 0; i--) {
+        endpoints_entry *entry = t->registrations.at[i - 1];
+        if (entry->owner || (keep && keep(entry, userdata)))
+            continue;
+        endpoints_remove(t, entry);
+        n++;
+    }
     return n;
 }
 

@@ -111,7 +111,9 @@ int endpoints_expect(endpoints *t, endpoints_spec *spec);
 /* An expected entry whose holder has been found to be still there. */
 void endpoints_adopt(endpoints *t, endpoints_entry *entry, endpoints_identity *identity,
                      void *owner);
-size_t endpoints_expire(endpoints *t);
+/* Removes what is still only expected, but for what `keep` (may be NULL) speaks for. */
+size_t endpoints_expire(endpoints *t, bool (*keep)(const endpoints_entry *entry, void *userdata),
+                        void *userdata);
 
 /* Replaces all manifests; the specs are emptied. -EEXIST: two for the same namespace. */
 int endpoints_set_manifests(endpoints *t, endpoints_spec *specs, size_t n);

@@ -7,6 +7,7 @@
 
 void fake_agent_reset(void);
 void fake_agent_grant(uint32_t uid, const char *permission);
+void fake_agent_grant_all(void); /* everything to everybody */
 void fake_agent_revoke(uint32_t uid, const char *permission);
 /* Answers all that wait now; the number of answers. */
 size_t fake_agent_answer(void);

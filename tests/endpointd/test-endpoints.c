@@ -318,11 +318,11 @@ static void test_restart(void **state)
     assert_int_equal(put(t, (ask){"/b", .uid = 1, .owner = &app_b}), 0);
     assert_string_not_equal(entered->spec.key, "bbbbbbbbbbbbbbbb");
     assert_int_equal(told.n_displaced, 0);
-    assert_int_equal(endpoints_expire(t), 1);
+    assert_int_equal(endpoints_expire(t, NULL, NULL), 1);
     assert_string_equal(told.changed, "/c channel gone");
     assert_non_null(endpoints_find(t, "/a"));
     assert_non_null(endpoints_find(t, "/b"));
-    assert_int_equal(endpoints_expire(t), 0);
+    assert_int_equal(endpoints_expire(t, NULL, NULL), 0);
 }
 
 static void test_manifests(void **state)
