@@ -1,58 +1,137 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <fcntl.h>
-#include <sys/epoll.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 
-#include "core.h"
+#include "bus-road.h"
 
 #define INTERFACE "org.hybridos.Responder1"
-#define CHUNK (64u * 1024u)
-#define SEALS (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE)
+/* The app may rely on the size. It is not sealed against writing, since that would also keep us from
+ * taking the memory back. */
+#define BODY_SEALS (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
 
-typedef struct bus_call {
-    endpoint_request *request;
-    sd_bus_slot *slot;
-    sd_event_source *source; /* the pipe, or a defer source that reads the memfd */
-    entry_definition to;     /* a copy: the table may change meanwhile */
-    char *namespace;
-    sd_bus_message *message; /* complete but for its body */
-    int body_fd, reply_fd;
-    bool collecting, sent, streaming, piped;
-    size_t body_size;
-    uint64_t left; /* of the memfd */
-} bus_call;
+/* --- places: what is in flight, for whom
+ * ------------------------------------------------------------------------------------------- */
 
-static int errno_status(const sd_bus_error *e)
+/* Whoever has taken much gets no more before the others: after this, what an app has is at most as
+ * much as there is left. So a few apps that never answer do not take everything. */
+static bool share(size_t own, size_t all, size_t more, size_t limit)
 {
-    if (sd_bus_error_has_names(e, SD_BUS_ERROR_TIMEOUT, "org.hybridos.Error.Timeout"))
-        return 504;
-    if (sd_bus_error_has_names(e, SD_BUS_ERROR_LIMITS_EXCEEDED, "org.hybridos.Error.LimitExceeded"))
-        return 503;
-    return 502;
+    return all + more <= limit && own + more <= limit - all - more;
+}
+
+static bool may_send(const bus_call *b)
+{
+    const endpoint_core *c = b->core;
+    const owner *o = b->owner;
+
+    return o->bus_open < LIMIT_BUS_RESPONDER &&
+           share(o->bus_open, c->bus_open, 1, LIMIT_BUS_REQUESTS) &&
+           (b->fds == 0 || share(o->bus_fds, c->bus_fds, b->fds, LIMIT_BUS_FDS));
+}
+
+static void take_place(bus_call *b)
+{
+    b->core->bus_open++;
+    b->owner->bus_open++;
+    b->core->bus_fds += b->fds;
+    b->owner->bus_fds += b->fds;
+}
+
+static void leave_place(bus_call *b)
+{
+    b->core->bus_open--;
+    b->owner->bus_open--;
+    b->core->bus_fds -= b->fds;
+    b->owner->bus_fds -= b->fds;
+    if (!list_empty(&b->core->bus_queues))
+        core_wake(b->core);
+}
+
+static void leave_queue(bus_call *b)
+{
+    timer_stop(&b->timer);
+    list_remove(&b->node);
+    if (list_empty(&b->owner->bus_queue)) {
+        list_remove(&b->owner->bus_node);
+        b->core->n_bus_queues--;
+    }
+}
+
+/* --- life
+ * ------------------------------------------------------------------------------------------- */
+
+/* The app may still hold the file: what stays with it is a hole, not memory that we pay for. Beyond
+ * the end, since a page that is reached in part would stay. */
+static void drop_body(bus_call *b)
+{
+    if (b->body_fd >= 0 && b->spooled > 0)
+        (void)fallocate(b->body_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0,
+                        (off_t)b->spooled + 65536);
+    b->body_fd = safe_close(b->body_fd);
+    if (b->spooled > 0) {
+        b->core->bus_spooled -= b->spooled;
+        b->owner->bus_spooled -= b->spooled;
+        b->spooled = 0;
+    }
 }
 
 static void call_free(bus_call *b)
 {
-    endpoint_core *c = b->request->core;
-
+    drop_body(b);
+    list_remove(&b->node);
     sd_bus_slot_unref(b->slot);
     sd_event_source_disable_unref(b->source);
     sd_bus_message_unref(b->message);
-    safe_close(b->body_fd);
     safe_close(b->reply_fd);
+    owner_unref(b->owner);
     free(b->to.bus_name);
     free(b->to.object);
-    free(b->namespace);
-    c->bus_open--;
     free(b);
 }
 
+/* The request is over. */
 void bus_release(endpoint_request *r)
 {
-    if (r->bus)
-        call_free(TAKE_PTR(r->bus));
+    bus_call *b = TAKE_PTR(r->bus);
+
+    if (!b)
+        return;
+    b->request = NULL;
+    if (b->state == BUS_QUEUED)
+        leave_queue(b);
+    if (b->state != BUS_SENT) {
+        call_free(b);
+        return;
+    }
+    b->state = BUS_LOST;
+    b->owner->bus_lost++;
+    list_append(&b->core->bus_lost, &b->node);
+    drop_body(b);
+    b->reply_fd = safe_close(b->reply_fd);
 }
+
+/* The app's reply is here, or the bus says that none will come. */
+void bus_answered(bus_call *b)
+{
+    b->core->bus_busy = true;
+    core_wake(b->core);
+    leave_place(b);
+    b->slot = sd_bus_slot_unref(b->slot);
+    if (b->state == BUS_LOST) {
+        b->owner->bus_lost--;
+        call_free(b);
+    } else
+        b->state = BUS_STREAMING;
+}
+
+void bus_done(endpoint_core *c)
+{
+    while (!list_empty(&c->bus_lost))
+        call_free(list_entry(c->bus_lost.next, bus_call, node));
+}
+
+/* --- what needs no reply
+ * ------------------------------------------------------------------------------------------- */
 
 static int fire(endpoint_core *c, const entry_definition *to, const char *member,
                 sd_bus_message **ret)
@@ -72,12 +151,13 @@ static int fire(endpoint_core *c, const entry_definition *to, const char *member
 void bus_cancel(endpoint_request *r)
 {
     _cleanup_(sd_bus_message_unrefp) sd_bus_message *m = NULL;
+    const bus_call *b = r->bus;
     char id[34];
 
-    if (!r->bus || !r->bus->sent)
+    if (!b || !(b->state == BUS_SENT || (b->state == BUS_STREAMING && b->piped)))
         return;
     request_id_text(r, id);
-    if (fire(r->core, &r->bus->to, "Cancel", &m) >= 0 && sd_bus_message_append(m, "s", id) >= 0)
+    if (fire(r->core, &b->to, "Cancel", &m) >= 0 && sd_bus_message_append(m, "s", id) >= 0)
         (void)sd_bus_send(r->core->bus, m, NULL); /* nobody waits for it */
 }
 
@@ -90,220 +170,8 @@ void bus_watch(endpoint_core *c, entry *e, const char *subpath, uint32_t watcher
         (void)sd_bus_send(c->bus, m, NULL);
 }
 
-/* --- the reply
+/* --- the message
  * ------------------------------------------------------------------------------------------- */
-
-static void stream_next(bus_call *b)
-{
-    if (b->source)
-        sd_event_source_set_enabled(b->source,
-                                    b->request->receive_credit > 0 ? SD_EVENT_ON : SD_EVENT_OFF);
-}
-
-void bus_consumed(endpoint_request *r)
-{
-    stream_next(r->bus);
-}
-
-static void broken(endpoint_request *r, const char *detail)
-{
-    bus_cancel(r);
-    request_fail(r, 502, detail);
-}
-
-static void pump(bus_call *b)
-{
-    endpoint_request *r = b->request;
-    uint8_t buffer[CHUNK];
-    size_t room = MIN_OF(sizeof(buffer), (size_t)r->receive_credit);
-    ssize_t n;
-    bool end;
-
-    if (room == 0) {
-        stream_next(b);
-        return;
-    }
-    n = b->piped ? read(b->reply_fd, buffer, room)
-                 : read(b->reply_fd, buffer, MIN_OF(room, (size_t)b->left));
-    if (n < 0 && (errno == EAGAIN || errno == EINTR))
-        return;
-    if (n < 0 || (n == 0 && !b->piped && b->left > 0)) {
-        broken(r, "The app's answer could not be read.");
-        return;
-    }
-    r->receive_credit -= (uint32_t)n;
-    if (!b->piped)
-        b->left -= (uint64_t)n;
-    end = b->piped ? n == 0 : b->left == 0;
-    if (!end)
-        stream_next(b);
-    if (request_data(r, buffer, (size_t)n, end) < 0)
-        broken(r, "The app's answer was not as long as it said.");
-}
-
-static int on_pipe(sd_event_source *s, int fd, uint32_t revents, void *userdata)
-{
-    pump(userdata);
-    return 0;
-}
-
-static int on_memfd(sd_event_source *s, void *userdata)
-{
-    pump(userdata);
-    return 0;
-}
-
-/* Only what nobody can change any more while we read it. */
-static int check_memfd(int fd, uint64_t *ret_size)
-{
-    struct stat st;
-    int seals = fcntl(fd, F_GET_SEALS);
-
-    if (seals < 0 || (seals & SEALS) != SEALS || fstat(fd, &st) < 0 || !S_ISREG(st.st_mode))
-        return -EBADMSG;
-    if (st.st_size < 0 || (uint64_t)st.st_size > LIMIT_BUS_REPLY)
-        return -EFBIG;
-    *ret_size = (uint64_t)st.st_size;
-    return 0;
-}
-
-typedef struct bus_reply {
-    uint32_t status;
-    endpoint_field fields[CHANNEL_FIELDS_MAX];
-    size_t n_fields, size;
-    const void *body;
-    int fd;
-    bool stream;
-} bus_reply;
-
-static int read_headers(sd_bus_message *m, bus_reply *a)
-{
-    const char *name, *value;
-    size_t total = 0;
-    int k = sd_bus_message_enter_container(m, 'a', "(ss)");
-
-    if (k < 0)
-        return k;
-    while ((k = sd_bus_message_read(m, "(ss)", &name, &value)) > 0) {
-        total += strlen(name) + strlen(value);
-        if (a->n_fields == ELEMENTS(a->fields) || total > CHANNEL_PAYLOAD_MAX || name[0] == ':')
-            return -EBADMSG;
-        a->fields[a->n_fields++] = (endpoint_field){name, strlen(name), value, strlen(value)};
-    }
-    return k < 0 ? k : sd_bus_message_exit_container(m);
-}
-
-static int read_option(sd_bus_message *m, const char *key, bus_reply *a)
-{
-    const char *type;
-    int flag, k = sd_bus_message_peek_type(m, NULL, &type);
-
-    if (k < 0)
-        return k;
-    if (streq(key, "body") && streq(type, "ay")) {
-        k = sd_bus_message_enter_container(m, 'v', "ay");
-        if (k >= 0)
-            k = sd_bus_message_read_array(m, 'y', &a->body, &a->size);
-    } else if (streq(key, "body") && streq(type, "h")) {
-        k = sd_bus_message_enter_container(m, 'v', "h");
-        if (k >= 0)
-            k = sd_bus_message_read(m, "h", &a->fd);
-    } else if (streq(key, "stream") && streq(type, "b")) {
-        k = sd_bus_message_enter_container(m, 'v', "b");
-        if (k >= 0)
-            k = sd_bus_message_read(m, "b", &flag);
-        if (k >= 0)
-            a->stream = flag;
-    } else
-        return sd_bus_message_skip(m, "v");
-    return k < 0 ? k : sd_bus_message_exit_container(m);
-}
-
-static int read_reply(sd_bus_message *m, bus_reply *a)
-{
-    const char *key;
-    int k;
-
-    if (!sd_bus_message_has_signature(m, "ua(ss)a{sv}"))
-        return -EBADMSG;
-    k = sd_bus_message_read(m, "u", &a->status);
-    if (k >= 0)
-        k = read_headers(m, a);
-    if (k >= 0)
-        k = sd_bus_message_enter_container(m, 'a', "{sv}");
-    while (k >= 0 && (k = sd_bus_message_enter_container(m, 'e', "sv")) > 0) {
-        k = sd_bus_message_read(m, "s", &key);
-        if (k >= 0)
-            k = read_option(m, key, a);
-        if (k >= 0)
-            k = sd_bus_message_exit_container(m);
-    }
-    if (k >= 0 && (a->status < 200 || a->status > 599 || (a->stream && (a->body || a->fd >= 0))))
-        k = -EBADMSG;
-    return k;
-}
-
-static int begin_stream(bus_call *b, const bus_reply *a)
-{
-    endpoint_core *c = b->request->core;
-    int k;
-
-    b->streaming = true;
-    b->piped = a->stream;
-    if (a->stream)
-        return b->reply_fd < 0
-                   ? -EBADMSG
-                   : sd_event_add_io(c->event, &b->source, b->reply_fd, EPOLLIN, on_pipe, b);
-    k = check_memfd(a->fd, &b->left);
-    if (k < 0)
-        return k;
-    safe_close(b->reply_fd);
-    /* Our own open of it: the sender shares the offset of the one that it passed. */
-    b->reply_fd = -1;
-    {
-        char path[40];
-        snprintf(path, sizeof(path), "/proc/self/fd/%d", a->fd);
-        b->reply_fd = open(path, O_RDONLY | O_CLOEXEC);
-    }
-    if (b->reply_fd < 0)
-        return -errno;
-    return sd_event_add_defer(c->event, &b->source, on_memfd, b);
-}
-
-static int on_reply(sd_bus_message *m, void *userdata, sd_bus_error *e)
-{
-    bus_call *b = userdata;
-    endpoint_request *r = b->request;
-    bus_reply a = {.fd = -1};
-    bool streaming;
-    int k;
-
-    b->slot = sd_bus_slot_unref(b->slot);
-    b->sent = false; /* answered: a Cancel would come too late, unless a stream follows */
-    if (sd_bus_message_is_method_error(m, NULL)) {
-        request_fail(r, (unsigned)errno_status(sd_bus_message_get_error(m)),
-                     "The app gave an error.");
-        return 0;
-    }
-    k = read_reply(m, &a);
-    streaming = a.stream || a.fd >= 0;
-    if (k >= 0 && streaming && !r->head)
-        k = begin_stream(b, &a);
-    if (k < 0) {
-        request_fail(r, 502, "The app's answer was not valid.");
-        return 0;
-    }
-    b->sent = b->piped;
-    streaming = streaming && !r->head;
-    if (streaming && r->receive_credit > 0 && !b->piped && b->left == 0)
-        streaming = false;
-    if (request_reply(r, a.status, a.fields, a.n_fields, a.body, a.size, !streaming) < 0)
-        broken(r, "The app's answer was not valid.");
-    return 0;
-}
-
-/* --- the request
- * ------------------------------------------------------------------------------------------ */
 
 static int append_string(sd_bus_message *m, const char *key, const char *value)
 {
@@ -336,27 +204,12 @@ static int append_headers(sd_bus_message *m, const endpoint_request_info *i)
     return k;
 }
 
-static int make_pipe(bus_call *b, sd_bus_message *m)
-{
-    _cleanup_(closep) int far = -1;
-    int fds[2], k;
-
-    if (pipe2(fds, O_CLOEXEC) < 0)
-        return -errno;
-    b->reply_fd = fds[0];
-    far = fds[1];
-    if (fcntl(b->reply_fd, F_SETFL, O_NONBLOCK) < 0)
-        return -errno;
-    k = sd_bus_message_append(m, "{sv}", "stream", "h", far); /* duplicates it */
-    return k;
-}
-
+/* What is known at once; the request's dictionary stays open. */
 static int begin_message(bus_call *b, entry *e, const endpoint_request_info *i)
 {
     endpoint_request *r = b->request;
     endpoint_core *c = r->core;
     _cleanup_(sd_bus_message_unrefp) sd_bus_message *m = NULL;
-    uint64_t now = timer_now();
     char id[34];
     int k;
 
@@ -383,27 +236,38 @@ static int begin_message(bus_call *b, entry *e, const endpoint_request_info *i)
     if (k >= 0)
         k = append_string(m, "peer", strempty(r->peer->connection.peer));
     if (k >= 0)
-        k = sd_bus_message_append(
-            m, "{sv}", "deadline", "u",
-            (uint32_t)(r->deadline.when > now ? (r->deadline.when - now) / 1000 : 0));
-    if (k >= 0)
         k = append_headers(m, i);
-    if (k >= 0 && e->d.stream)
-        k = make_pipe(b, m);
     if (k >= 0)
         b->message = TAKE_PTR(m);
     return k;
 }
 
-static int send_message(bus_call *b, const void *body, size_t size)
+static int append_pipe(bus_call *b, sd_bus_message *m)
 {
-    endpoint_core *c = b->request->core;
-    sd_bus_message *m = b->message;
-    int k = 0;
+    _cleanup_(closep) int far = -1;
+    int fds[2];
 
-    if (b->body_fd >= 0) {
-        if (fcntl(b->body_fd, F_ADD_SEALS, SEALS | F_SEAL_SEAL) < 0)
-            return -errno;
+    if (pipe2(fds, O_CLOEXEC) < 0)
+        return -errno;
+    b->reply_fd = fds[0];
+    far = fds[1];
+    if (fcntl(b->reply_fd, F_SETFL, O_NONBLOCK) < 0)
+        return -errno;
+    return sd_bus_message_append(m, "{sv}", "stream", "h", far); /* duplicates it */
+}
+
+/* The rest, which is different a moment later or costs a descriptor. */
+static int end_message(bus_call *b, const void *body, size_t size)
+{
+    sd_bus_message *m = b->message;
+    uint64_t now = timer_now(), until = b->request->deadline.when;
+    int k;
+
+    k = sd_bus_message_append(m, "{sv}", "deadline", "u",
+                              (uint32_t)(until > now ? (until - now) / 1000 : 0));
+    if (k >= 0 && b->stream)
+        k = append_pipe(b, m);
+    if (k >= 0 && b->body_fd >= 0) {
         (void)lseek(b->body_fd, 0, SEEK_SET);
         k = sd_bus_message_append(m, "{sv}", "body", "h", b->body_fd);
         size = 0;
@@ -412,19 +276,122 @@ static int send_message(bus_call *b, const void *body, size_t size)
         k = sd_bus_message_close_container(m);
     if (k >= 0)
         k = sd_bus_message_append_array(m, 'y', body, size);
-    if (k >= 0)
-        k = sd_bus_call_async(c->bus, &b->slot, m, on_reply, b,
-                              c->settings.deadline_usec + 1000000u);
-    b->message = sd_bus_message_unref(b->message);
-    b->body_fd = safe_close(b->body_fd);
-    b->collecting = false;
-    b->sent = k >= 0;
-    b->request->body_ended = true;
     return k;
 }
 
+/* No timeout of sd-bus: the core has its own deadline, and the place stays taken until the app has
+ * answered or left. */
+static int send_message(bus_call *b, const void *body, size_t size)
+{
+    endpoint_request *r = b->request;
+    int k = end_message(b, body, size);
+
+    if (k >= 0)
+        k = sd_bus_call_async(b->core->bus, &b->slot, b->message, bus_on_reply, b, UINT64_MAX);
+    b->message = sd_bus_message_unref(b->message);
+    if (k < 0)
+        return k;
+    b->state = BUS_SENT;
+    take_place(b);
+    if (r->held) {
+        b->core->held_bytes -= r->held_size;
+        free(TAKE_PTR(r->held));
+        r->held_size = 0;
+    }
+    return 0;
+}
+
+/* --- the queue
+ * ------------------------------------------------------------------------------------------- */
+
+static void on_queue_timeout(endpoint_timer *timer)
+{
+    bus_call *b = list_entry(timer, bus_call, timer);
+    request_fail(b->request, 503, "The app has too much to do.");
+}
+
+/* The request is complete: it goes out now, or waits for its turn. */
+static int go(bus_call *b, const void *body, size_t size)
+{
+    endpoint_request *r = b->request;
+    endpoint_core *c = b->core;
+    owner *o = b->owner;
+
+    r->body_ended = true;
+    b->fds = (unsigned)b->stream + (b->body_fd >= 0);
+    if (list_empty(&o->bus_queue) && may_send(b))
+        return send_message(b, body, size);
+    if (o->bus_open > 0 && o->bus_open == o->bus_lost)
+        return -EBUSY; /* whatever it was asked, it has not answered in time: no use in waiting */
+    if (b->body_fd < 0 && size > 0 && !r->held) {
+        int k = request_hold_body(r, body, size, true);
+        if (k < 0)
+            return k;
+    }
+    b->state = BUS_QUEUED;
+    if (list_empty(&o->bus_queue)) {
+        list_append(&c->bus_queues, &o->bus_node);
+        c->n_bus_queues++;
+    }
+    list_append(&o->bus_queue, &b->node);
+    timer_start(&c->timers, TIMERS_SHORT, &b->timer, timer_now() + LIMIT_BUS_WAIT_USEC);
+    return 0;
+}
+
+static unsigned error_status(int k)
+{
+    return k == -EINVAL                                        ? 400 /* a path that is no UTF-8 */
+           : k == -EBUSY || k == -ENOBUFS || k == -ENOMEM ? 503
+                                                               : 502;
+}
+
+/* Round robin over the apps, one request each. What is sent may fail, and callbacks may free any
+ * other: everything is looked up anew each time. */
+static void send_queued(endpoint_core *c)
+{
+    for (size_t idle = 0; !list_empty(&c->bus_queues) && idle < c->n_bus_queues;) {
+        owner *o = list_entry(c->bus_queues.next, owner, bus_node);
+        bus_call *b = list_entry(o->bus_queue.next, bus_call, node);
+        endpoint_request *r = b->request;
+        int k;
+
+        list_remove(&o->bus_node);
+        list_append(&c->bus_queues, &o->bus_node);
+        if (!may_send(b)) {
+            idle++;
+            continue;
+        }
+        idle = 0;
+        leave_queue(b);
+        b->state = BUS_COLLECTING;
+        k = send_message(b, r->held, r->held ? r->held_size : 0);
+        if (k < 0)
+            request_fail(r, error_status(k), "The request could not be passed on.");
+    }
+}
+
+/* sd-bus takes one message per turn of the loop. When replies come, as many as there are are taken
+ * at once, so that the server writes their answers together. */
+void bus_turn(endpoint_core *c)
+{
+    if (c->bus_busy) {
+        for (unsigned i = 0; i < LIMIT_BUS_TURN; i++)
+            if (sd_bus_process(c->bus, NULL) <= 0)
+                break;
+        c->bus_busy = false;
+    }
+    send_queued(c);
+}
+
+/* --- the request
+ * ------------------------------------------------------------------------------------------- */
+
 static int spool(bus_call *b, const uint8_t *data, size_t size)
 {
+    endpoint_core *c = b->core;
+
+    if (!share(b->owner->bus_spooled, c->bus_spooled, size, LIMIT_BUS_SPOOL))
+        return -ENOBUFS;
     if (b->body_fd < 0)
         b->body_fd = memfd_create("request-body",
                                   MFD_CLOEXEC | MFD_ALLOW_SEALING | 0x0008U /* NOEXEC_SEAL */);
@@ -440,9 +407,16 @@ static int spool(bus_call *b, const uint8_t *data, size_t size)
             return -EIO;
         data += n;
         size -= (size_t)n;
-        b->body_size += (size_t)n;
+        b->spooled += (size_t)n;
+        b->owner->bus_spooled += (size_t)n;
+        c->bus_spooled += (size_t)n;
     }
     return 0;
+}
+
+static int seal(bus_call *b)
+{
+    return fcntl(b->body_fd, F_ADD_SEALS, BODY_SEALS) < 0 ? -errno : 0;
 }
 
 int bus_body(endpoint_request *r, const void *data, size_t size, bool end)
@@ -450,16 +424,40 @@ int bus_body(endpoint_request *r, const void *data, size_t size, bool end)
     bus_call *b = r->bus;
     int k;
 
-    if (!b->collecting)
+    if (b->state != BUS_COLLECTING)
         return 0;
     k = spool(b, data, size);
     if (k >= 0 && end)
-        k = send_message(b, NULL, 0);
+        k = seal(b);
+    if (k >= 0 && end)
+        k = go(b, NULL, 0);
     if (k < 0)
-        request_fail(r, 502, "The request could not be passed on.");
+        request_fail(r, error_status(k), "The request could not be passed on.");
     else if (r->ops->taken)
         r->ops->taken(r, size, r->userdata);
     return 0;
+}
+
+static bus_call *call_new(entry *e, endpoint_request *r)
+{
+    bus_call *b = calloc(1, sizeof(*b));
+
+    if (!b)
+        return NULL;
+    b->core = r->core;
+    b->request = r;
+    b->body_fd = b->reply_fd = -1;
+    list_init(&b->node);
+    list_init(&b->timer.node);
+    b->timer.fire = on_queue_timeout;
+    b->stream = e->d.stream;
+    b->owner = owner_get(r->core, e->d.uid);
+    b->to.bus_name = strdup(e->d.bus_name);
+    b->to.object = strdup(e->d.object);
+    if (b->owner && b->to.bus_name && b->to.object)
+        return b;
+    call_free(b);
+    return NULL;
 }
 
 unsigned bus_send_request(entry *e, endpoint_request *r, const endpoint_request_info *i)
@@ -468,7 +466,6 @@ unsigned bus_send_request(entry *e, endpoint_request *r, const endpoint_request_
     const uint8_t *body = r->held ? r->held : i->body;
     size_t size = r->held ? r->held_size : i->body_size;
     bool end = r->held ? r->held_end : i->body_end;
-    owner *o;
     bus_call *b;
     int k;
 
@@ -476,37 +473,24 @@ unsigned bus_send_request(entry *e, endpoint_request *r, const endpoint_request_
         return 502;
     if (sd_bus_is_ready(c->bus) <= 0) /* sending would wait for it, in the middle of the loop */
         return 503;
-    o = owner_get(c, e->d.uid);
-    if (!o || c->bus_open >= LIMIT_BUS_REQUESTS || o->open >= LIMIT_BUS_RESPONDER) {
-        owner_unref(o);
+    b = call_new(e, r);
+    if (!b)
         return 503;
-    }
-    b = calloc(1, sizeof(*b));
-    if (!b) {
-        owner_unref(o);
-        return 503;
-    }
-    b->request = r;
-    b->body_fd = b->reply_fd = -1;
-    c->bus_open++;
     r->bus = b;
-    b->to.bus_name = strdup(e->d.bus_name);
-    b->to.object = strdup(e->d.object);
     r->receive_credit = CHANNEL_CREDIT_INITIAL;
-    k = b->to.bus_name && b->to.object ? begin_message(b, e, i) : -ENOMEM;
-    b->collecting = !end;
+    k = begin_message(b, e, i);
     if (k >= 0 && (!end || size > LIMIT_BUS_INLINE))
         k = spool(b, body, size);
+    if (k >= 0 && end && b->body_fd >= 0)
+        k = seal(b);
     if (k >= 0 && end)
-        k = send_message(b, body, b->body_fd >= 0 ? 0 : size);
+        k = go(b, body, size);
     if (k < 0) {
         bus_release(r);
-        owner_unref(o);
-        return k == -EINVAL ? 400 : 502; /* a path that is no UTF-8 */
+        return error_status(k);
     }
-    request_sent(r, o, e->d.uid);
-    owner_unref(o);
-    if (r->held) {
+    request_sent(r, b->owner, e->d.uid);
+    if (r->held && (b->state != BUS_QUEUED || b->body_fd >= 0)) {
         c->held_bytes -= r->held_size;
         free(TAKE_PTR(r->held));
         r->held_size = 0;

@@ -67,6 +67,7 @@ static void turn(endpoint_core *c)
         c->table_dirty = false;
         watch_table_changed(c);
     }
+    bus_turn(c);
     principals_turn(c);
     watch_turn(c);
     flush_wires(c);
@@ -146,7 +147,8 @@ int endpoint_core_new(const endpoint_options *o, endpoint_core **ret)
     table_init(&c->table);
     list *lists[] = {&c->owners, &c->links,      &c->dead_links,   &c->dirty_wires,
                      &c->peers,  &c->principals, &c->rows_queued,  &c->rows_ready,
-                     &c->spare,  &c->all_topics, &c->dirty_topics, &c->recent_values};
+                     &c->spare,  &c->all_topics, &c->dirty_topics, &c->recent_values,
+                     &c->bus_queues, &c->bus_lost};
     for (size_t i = 0; i < ELEMENTS(lists); i++)
         list_init(lists[i]);
     endpoint_core_configure(c, &o->settings);
@@ -169,6 +171,7 @@ void endpoint_core_free(endpoint_core *c)
     while (!list_empty(&c->links))
         link_close(list_entry(c->links.next, link_t, node), 0);
     reap(c);
+    bus_done(c);
     watch_done(c);
     table_done(&c->table);
     while (!list_empty(&c->spare)) {

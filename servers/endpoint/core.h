@@ -165,6 +165,9 @@ typedef struct owner {
     list node;
     uint32_t uid, refs;
     size_t open, links;
+    size_t bus_open, bus_lost, bus_fds; /* calls without an answer; of these, nobody waits for */
+    size_t bus_spooled;
+    list bus_queue, bus_node; /* calls that wait for a place; of the owners that have some */
 } owner;
 
 owner *owner_get(struct endpoint_core *c, uint32_t uid);
@@ -348,7 +351,7 @@ int request_hold_body(struct endpoint_request *r, const void *data, size_t size,
 void request_id_text(const struct endpoint_request *r, char text[34]);
 void request_sent(struct endpoint_request *r, owner *o, uint32_t uid);
 
-/* --- bus-road.c
+/* --- bus-road.c, bus-reply.c
  * ------------------------------------------------------------------------------------------- */
 
 unsigned bus_send_request(entry *e, struct endpoint_request *r, const endpoint_request_info *i);
@@ -356,6 +359,8 @@ int bus_body(struct endpoint_request *r, const void *data, size_t size, bool end
 void bus_cancel(struct endpoint_request *r);
 void bus_release(struct endpoint_request *r);
 void bus_consumed(struct endpoint_request *r);
+void bus_turn(struct endpoint_core *c);
+void bus_done(struct endpoint_core *c);
 void bus_watch(struct endpoint_core *c, entry *e, const char *subpath, uint32_t watchers);
 
 /* --- watch.c
@@ -461,7 +466,9 @@ struct endpoint_core {
     list spare;
     size_t n_spare, n_waiting, held_bytes, open;
     uint64_t id_prefix, id_next;
-    size_t bus_open;
+    size_t bus_open, bus_fds, bus_spooled, n_bus_queues;
+    bool bus_busy;             /* a reply has come: there may be more */
+    list bus_queues, bus_lost; /* owners with calls that wait; calls nobody waits for */
     topic *topics[TOPIC_BUCKETS];
     list all_topics, dirty_topics, recent_values;
     size_t values_bytes;

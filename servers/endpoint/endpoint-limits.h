@@ -36,8 +36,15 @@
 #define LIMIT_DECISIONS 4u        /* times that one request is decided anew */
 #define LIMIT_ROWS_ASKED 256u     /* rows asked for at the same time, of 1,024 questions */
 
-#define LIMIT_BUS_REQUESTS 96u          /* in flight over the bus; it allows 128 pending replies */
-#define LIMIT_BUS_RESPONDER 64u         /* of these with one app */
+/* Over the bus. Both buses count a reply as pending until it comes, whatever we think of it, and
+ * dbus-daemon refuses a connection's calls to everybody when there are 128. Beyond 64 descriptors
+ * that are on their way it reads no more of what the connection sends. */
+#define LIMIT_BUS_REQUESTS 96u  /* calls without an answer */
+#define LIMIT_BUS_RESPONDER 48u /* of these with one app; the next wait */
+#define LIMIT_BUS_FDS 56u       /* in these calls */
+#define LIMIT_BUS_SPOOL (64u * 1024u * 1024u)   /* bytes of request bodies in memfds */
+#define LIMIT_BUS_WAIT_USEC (2u * 1000u * 1000u) /* for a place; then 503 */
+#define LIMIT_BUS_TURN 128u                      /* messages taken in one turn of the loop */
 #define LIMIT_BUS_INLINE (256u * 1024u) /* larger bodies travel as a sealed memfd */
 #define LIMIT_BUS_REPLY (64u * 1024u * 1024u) /* bytes of a memfd that an app answers with */
 

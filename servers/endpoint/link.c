@@ -27,6 +27,8 @@ owner *owner_get(endpoint_core *c, uint32_t uid)
         return NULL;
     o->uid = uid;
     o->refs = 1;
+    list_init(&o->bus_queue);
+    list_init(&o->bus_node);
     list_append(&c->owners, &o->node);
     return o;
 }

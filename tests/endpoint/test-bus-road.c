@@ -17,6 +17,9 @@ typedef struct bus_app {
     char id[64], path[64], cancelled[64];
     int stream, body_fd;
     size_t body_size;
+    bool keep; /* calls, to answer them later */
+    sd_bus_message *kept[1024];
+    size_t n_kept;
 } bus_app;
 
 static int on_handle(sd_bus_message *m, void *userdata, sd_bus_error *e)
@@ -27,6 +30,11 @@ static int on_handle(sd_bus_message *m, void *userdata, sd_bus_error *e)
     int fd;
 
     app->calls++;
+    if (app->keep) {
+        assert_true(app->n_kept < ELEMENTS(app->kept));
+        app->kept[app->n_kept++] = sd_bus_message_ref(m);
+        return 1;
+    }
     sd_bus_message_unref(app->call);
     app->call = sd_bus_message_ref(m);
     assert_true(sd_bus_message_enter_container(m, 'a', "{sv}") > 0);
@@ -113,7 +121,9 @@ static device *bus_device(const endpoint_settings *s, bus_app *app, client *c)
     registrar_entry(d, 0, ":revision", "1", ":namespace", "/bus", ":key", KEY, ":uid", uid, ":road",
                     "bus", ":bus-name", ":1.7", ":object", "/app", ":stream", "1", ":watch", "1",
                     NULL);
-    wait_for(d, endpoint_core_has(d->core, "/bus"));
+    registrar_entry(d, 0, ":revision", "2", ":namespace", "/plain", ":key", KEY, ":uid", uid,
+                    ":road", "bus", ":bus-name", ":1.7", ":object", "/app", NULL);
+    wait_for(d, endpoint_core_has(d->core, "/plain"));
     agent_fake_grant(d->agent, "anonymous", ALLOW_ALL);
     client_new(d, c, NULL);
     return d;
@@ -122,8 +132,9 @@ static device *bus_device(const endpoint_settings *s, bus_app *app, client *c)
 static void bus_device_free(device *d, bus_app *app, client *c)
 {
     client_free(c);
-    assert_int_equal(d->core->bus_open, 0);
     sd_bus_message_unref(app->call);
+    while (app->n_kept > 0)
+        sd_bus_message_unref(app->kept[--app->n_kept]);
     safe_close(app->stream);
     safe_close(app->body_fd);
     sd_bus_detach_event(app->bus);
@@ -148,6 +159,30 @@ static void reply_send(bus_app *app, sd_bus_message *m)
     sd_bus_message_unref(m);
 }
 
+static void answer_one(bus_app *app, size_t which)
+{
+    assert_true(which < app->n_kept);
+    sd_bus_message_unref(app->call);
+    app->call = app->kept[which];
+    memmove(app->kept + which, app->kept + which + 1,
+            (--app->n_kept - which) * sizeof(*app->kept));
+    {
+        sd_bus_message *m = reply_begin(app, 200, "content-type", "text/plain");
+        assert_true(sd_bus_message_append(m, "a{sv}", 1, "body", "ay", 2, 'o', 'k') >= 0);
+        reply_send(app, m);
+    }
+}
+
+static void answer_kept(bus_app *app)
+{
+    answer_one(app, 0);
+}
+
+static void answer_last(bus_app *app)
+{
+    answer_one(app, app->n_kept - 1);
+}
+
 static void reply_fd(bus_app *app, int fd)
 {
     sd_bus_message *m = reply_begin(app, 200, "content-type", "application/octet-stream");
@@ -155,6 +190,14 @@ static void reply_fd(bus_app *app, int fd)
     assert_true(sd_bus_message_append(m, "a{sv}", 1, "body", "h", fd) >= 0);
     reply_send(app, m);
     close(fd);
+}
+
+static blkcnt_t st_blocks(int fd)
+{
+    struct stat st;
+
+    assert_int_equal(fstat(fd, &st), 0);
+    return st.st_blocks;
 }
 
 static int memfd_of(size_t size)
@@ -221,7 +264,9 @@ static void test_memfds(void **state)
     a = request(&c, "POST", "/bus", body, LIMIT_BUS_INLINE + 1, true);
     wait_for(d, app.calls == 1);
     assert_int_equal(app.body_size, 0);
-    assert_int_equal(fcntl(app.body_fd, F_GET_SEALS) & SEALS, SEALS);
+    assert_int_equal(fcntl(app.body_fd, F_GET_SEALS) & (SEALS | F_SEAL_SEAL),
+                     F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL);
+    assert_true(st_blocks(app.body_fd) > 0);
     assert_int_equal(fstat(app.body_fd, &st), 0);
     assert_int_equal(st.st_size, LIMIT_BUS_INLINE + 1);
 
@@ -237,6 +282,9 @@ static void test_memfds(void **state)
     wait_for(d, a->ended);
     assert_int_equal(a->size, 600000);
     assert_int_equal(a->aborted, 0);
+    /* Whoever keeps the request's body keeps no memory of ours. */
+    assert_int_equal(st_blocks(app.body_fd), 0);
+    assert_int_equal(d->core->bus_spooled, 0);
     answer_free(a);
 
     /* One that its sender could still change is not read. */
@@ -296,13 +344,11 @@ static void test_stream(void **state)
     bus_device_free(d, &app, &c);
 }
 
-static void test_watch_and_limits(void **state)
+static void test_watch(void **state)
 {
-    endpoint_settings s = {.deadline_usec = 300000};
     bus_app app;
     client c;
-    device *d = bus_device(&s, &app, &c);
-    answer *a[LIMIT_BUS_RESPONDER + 1];
+    device *d = bus_device(NULL, &app, &c);
     watcher *w = watch(&c, "/bus/x");
 
     wait_for(d, app.watches == 1);
@@ -313,18 +359,210 @@ static void test_watch_and_limits(void **state)
     watcher_free(w);
     wait_for(d, app.watches == 2);
     assert_int_equal(app.watchers, 0);
+    bus_device_free(d, &app, &c);
+}
 
-    for (size_t i = 0; i < ELEMENTS(a); i++) {
-        a[i] = request(&c, "GET", "/bus", NULL, 0, true);
-        if (i == 0)
+/* --- many at once ---------------------------------------------------------------------------- */
+
+#define MANY (LIMIT_BUS_RESPONDER * 4)
+
+static void ask_many(device *d, client *c, const char *path, answer **a, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        a[i] = request(c, "GET", path, NULL, 0, true);
+        if (i == 0) /* the row is there from now on */
             wait_for(d, a[0]->request->state == REQUEST_OPEN);
     }
-    assert_int_equal(a[LIMIT_BUS_RESPONDER]->status, 503);
-    wait_for(d, endpoint_core_open_requests(d->core) == 0); /* nobody answers */
-    for (size_t i = 0; i < LIMIT_BUS_RESPONDER; i++)
-        assert_int_equal(a[i]->status, 504);
-    for (size_t i = 0; i < ELEMENTS(a); i++)
+}
+
+static size_t ended(answer **a, size_t n, unsigned status)
+{
+    size_t count = 0;
+
+    for (size_t i = 0; i < n; i++)
+        count += a[i]->ended && a[i]->status == status;
+    return count;
+}
+
+static void answers_free(answer **a, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
         answer_free(a[i]);
+}
+
+/* Much more at once than the bus carries: all are answered, and never more than the limit are with
+ * the app. */
+static void test_queue(void **state)
+{
+    bus_app app;
+    client c;
+    device *d = bus_device(NULL, &app, &c);
+    answer *a[MANY];
+
+    app.keep = true;
+    ask_many(d, &c, "/plain", a, MANY);
+    for (size_t answered = 0; answered < MANY; answered++) {
+        wait_for(d, app.n_kept > 0);
+        assert_true(d->core->bus_open <= LIMIT_BUS_RESPONDER);
+        assert_true(app.n_kept <= LIMIT_BUS_RESPONDER);
+        answer_kept(&app);
+        wait_for(d, ended(a, MANY, 200) == answered + 1);
+    }
+    assert_int_equal(app.calls, MANY);
+    answers_free(a, MANY);
+    bus_device_free(d, &app, &c);
+}
+
+/* An app that takes requests and answers none keeps its places, and no more than those; whoever
+ * waits behind is told to come again, and after the deadline at once. */
+static void test_hung(void **state)
+{
+    endpoint_settings s = {.deadline_usec = LIMIT_BUS_WAIT_USEC + 500000u};
+    bus_app app;
+    client c;
+    device *d = bus_device(&s, &app, &c);
+    answer *a[MANY], *late;
+
+    app.keep = true;
+    ask_many(d, &c, "/plain", a, MANY);
+    wait_for(d, app.calls == LIMIT_BUS_RESPONDER);
+    wait_for(d, ended(a, MANY, 503) == MANY - LIMIT_BUS_RESPONDER);
+    assert_int_equal(ended(a, MANY, 504), 0);
+    wait_for(d, ended(a, MANY, 504) == LIMIT_BUS_RESPONDER);
+    wait_for(d, app.cancels == LIMIT_BUS_RESPONDER);
+    assert_int_equal(app.calls, LIMIT_BUS_RESPONDER);
+    assert_non_null(strstr(a[MANY - 1]->fields, "retry-after"));
+
+    /* The bus still counts them. */
+    assert_int_equal(d->core->bus_open, LIMIT_BUS_RESPONDER);
+    late = request(&c, "GET", "/plain", NULL, 0, true);
+    assert_int_equal(late->status, 503);
+    answer_free(late);
+
+    /* Its late answers reach nobody, but free its places. */
+    while (app.n_kept > 0)
+        answer_kept(&app);
+    wait_for(d, d->core->bus_open == 0);
+    assert_int_equal(ended(a, MANY, 504), LIMIT_BUS_RESPONDER);
+    late = request(&c, "GET", "/plain", NULL, 0, true);
+    wait_for(d, app.n_kept == 1);
+    answer_kept(&app);
+    wait_for(d, late->ended);
+    assert_int_equal(late->status, 200);
+    answer_free(late);
+    answers_free(a, MANY);
+    bus_device_free(d, &app, &c);
+}
+
+/* Apps under other uids: each may hold half of what the others leave, so that there is always
+ * something left for one more. */
+static void test_hung_apps_share(void **state)
+{
+    bus_app app;
+    client c;
+    device *d = bus_device(NULL, &app, &c);
+    answer *a[5 * LIMIT_BUS_RESPONDER];
+    size_t n = 0, before;
+
+    app.keep = true;
+    for (unsigned other = 1; other <= 5; other++) {
+        char namespace[16], uid[16];
+        before = app.calls;
+        snprintf(namespace, sizeof(namespace), "/other%u", other);
+        snprintf(uid, sizeof(uid), "%u", 70000 + other);
+        registrar_entry(d, 0, ":revision", "1", ":namespace", namespace, ":key", KEY, ":uid", uid,
+                        ":road", "bus", ":bus-name", ":1.7", ":object", "/app", NULL);
+        wait_for(d, endpoint_core_has(d->core, namespace));
+        for (unsigned i = 0; i < LIMIT_BUS_RESPONDER; i++, n++) {
+            a[n] = request(&c, "GET", namespace, NULL, 0, true);
+            wait_for(d, a[n]->request->state == REQUEST_OPEN);
+        }
+        wait_for(d, app.calls == d->core->bus_open);
+        assert_in_range(app.calls - before, 1, LIMIT_BUS_RESPONDER);
+    }
+    assert_true(d->core->bus_open < LIMIT_BUS_REQUESTS);
+    before = app.calls;
+    {
+        answer *good = request(&c, "GET", "/bus", NULL, 0, true);
+        wait_for(d, app.calls == before + 1);
+        answer_last(&app);
+        wait_for(d, good->ended);
+        assert_int_equal(good->status, 200);
+        answer_free(good);
+    }
+    answers_free(a, n);
+    bus_device_free(d, &app, &c);
+}
+
+/* A client that never finishes its body holds no place. */
+static void test_slow_bodies(void **state)
+{
+    bus_app app;
+    client c;
+    device *d = bus_device(NULL, &app, &c);
+    answer *slow[LIMIT_BUS_REQUESTS], *good;
+
+    for (size_t i = 0; i < ELEMENTS(slow); i++)
+        slow[i] = request(&c, "POST", "/bus", "x", 1, false);
+    wait_for(d, slow[ELEMENTS(slow) - 1]->request->state == REQUEST_OPEN);
+    assert_int_equal(d->core->bus_open, 0);
+    good = request(&c, "POST", "/bus", "x", 1, true);
+    app.keep = true;
+    wait_for(d, app.n_kept == 1);
+    answer_kept(&app);
+    wait_for(d, good->ended);
+    assert_int_equal(good->status, 200);
+    answer_free(good);
+    answers_free(slow, ELEMENTS(slow));
+    bus_device_free(d, &app, &c);
+}
+
+/* What all bodies on their way to apps may take; one app gets at most half of it. */
+static void test_spool_limit(void **state)
+{
+    bus_app app;
+    client c;
+    device *d = bus_device(NULL, &app, &c);
+    uint8_t *body = calloc(1, CHANNEL_CREDIT_INITIAL);
+    answer *a[16] = {request(&c, "POST", "/bus", "x", 1, false)};
+    size_t n = 1, taken = 1;
+
+    wait_for(d, a[0]->request->state == REQUEST_OPEN);
+    for (; taken <= LIMIT_BUS_SPOOL && !a[n - 1]->ended && n < ELEMENTS(a); n++) {
+        a[n] = request(&c, "POST", "/bus", "x", 1, false);
+        for (int i = 0; i < 31 && !a[n]->ended; i++)
+            if (endpoint_request_body(a[n]->request, body, CHANNEL_CREDIT_INITIAL, false) == 0 &&
+                !a[n]->ended)
+                taken += CHANNEL_CREDIT_INITIAL;
+    }
+    assert_int_equal(a[n - 1]->status, 503);
+    assert_in_range(taken, LIMIT_BUS_SPOOL / 4, LIMIT_BUS_SPOOL / 2);
+    answers_free(a, n);
+    assert_int_equal(d->core->bus_spooled, 0);
+    free(body);
+    bus_device_free(d, &app, &c);
+}
+
+/* The bus stops reading from whoever has 64 descriptors on their way: pipes of an app that streams
+ * count too. */
+static void test_descriptors_limit(void **state)
+{
+    bus_app app;
+    client c;
+    device *d = bus_device(NULL, &app, &c);
+    answer *a[LIMIT_BUS_RESPONDER];
+
+    app.keep = true;
+    ask_many(d, &c, "/bus", a, ELEMENTS(a));
+    wait_for(d, app.calls == LIMIT_BUS_FDS / 2);
+    assert_int_equal(d->core->bus_fds, LIMIT_BUS_FDS / 2);
+    for (size_t i = 0; i < ELEMENTS(a); i++) {
+        wait_for(d, app.n_kept > 0);
+        answer_kept(&app);
+    }
+    wait_for(d, ended(a, ELEMENTS(a), 200) == ELEMENTS(a));
+    assert_int_equal(d->core->bus_fds, 0);
+    answers_free(a, ELEMENTS(a));
     bus_device_free(d, &app, &c);
 }
 
@@ -334,7 +572,13 @@ int main(void)
         cmocka_unit_test(test_inline),
         cmocka_unit_test(test_memfds),
         cmocka_unit_test(test_stream),
-        cmocka_unit_test(test_watch_and_limits),
+        cmocka_unit_test(test_watch),
+        cmocka_unit_test(test_queue),
+        cmocka_unit_test(test_hung),
+        cmocka_unit_test(test_hung_apps_share),
+        cmocka_unit_test(test_slow_bodies),
+        cmocka_unit_test(test_spool_limit),
+        cmocka_unit_test(test_descriptors_limit),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
