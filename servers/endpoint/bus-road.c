@@ -419,6 +419,23 @@ static int seal(bus_call *b)
     return fcntl(b->body_fd, F_ADD_SEALS, BODY_SEALS) < 0 ? -errno : 0;
 }
 
+/* It came in parts, but in the end it was small: the app gets it like any small body. */
+static int unspool(bus_call *b)
+{
+    size_t size = b->spooled;
+    _cleanup_(freep) void *body = malloc(size + 1);
+    int k;
+
+    if (!body)
+        return -ENOMEM;
+    if (pread(b->body_fd, body, size, 0) != (ssize_t)size)
+        return -EIO;
+    k = request_hold_body(b->request, body, size, true);
+    if (k >= 0)
+        drop_body(b);
+    return k;
+}
+
 int bus_body(endpoint_request *r, const void *data, size_t size, bool end)
 {
     bus_call *b = r->bus;
@@ -428,9 +445,9 @@ int bus_body(endpoint_request *r, const void *data, size_t size, bool end)
         return 0;
     k = spool(b, data, size);
     if (k >= 0 && end)
-        k = seal(b);
+        k = b->spooled > LIMIT_BUS_INLINE ? seal(b) : unspool(b);
     if (k >= 0 && end)
-        k = go(b, NULL, 0);
+        k = go(b, r->held, r->held ? r->held_size : 0);
     if (k < 0)
         request_fail(r, error_status(k), "The request could not be passed on.");
     else if (r->ops->taken)

@@ -330,6 +330,17 @@ static const endpoint_reply_ops ops = {
     .taken = on_taken,
 };
 
+static answer *ask(client *c, const endpoint_request_info *i)
+{
+    answer *a = calloc(1, sizeof(*a));
+    endpoint_request *r;
+
+    assert_non_null(a);
+    assert_int_equal(endpoint_request_new(c->peer, i, &ops, a, &r), 0);
+    a->request = r;
+    return a;
+}
+
 answer *request(client *c, const char *method, const char *path, const void *body, size_t size,
                 bool end)
 {
@@ -342,13 +353,17 @@ answer *request(client *c, const char *method, const char *path, const void *bod
                                .body = body,
                                .body_size = size,
                                .body_end = end};
-    answer *a = calloc(1, sizeof(*a));
-    endpoint_request *r;
 
-    assert_non_null(a);
-    assert_int_equal(endpoint_request_new(c->peer, &i, &ops, a, &r), 0);
-    a->request = r;
-    return a;
+    return ask(c, &i);
+}
+
+answer *request_with(client *c, const char *method, const char *path, const endpoint_field *headers,
+                     size_t n)
+{
+    endpoint_request_info i = {
+        .method = method, .path = path, .headers = headers, .n_headers = n, .body_end = true};
+
+    return ask(c, &i);
 }
 
 void answer_free(answer *a)

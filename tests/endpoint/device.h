@@ -98,6 +98,8 @@ void client_new(device *d, client *c, const char *bearer);
 void client_free(client *c);
 answer *request(client *c, const char *method, const char *path, const void *body, size_t size,
                 bool end);
+answer *request_with(client *c, const char *method, const char *path, const endpoint_field *headers,
+                     size_t n);
 void answer_free(answer *a);
 watcher *watch(client *c, const char *path);
 void watcher_free(watcher *w);
