@@ -308,11 +308,11 @@ static int read_request(sd_bus_message *m, cgi_request *q, int *ret_fd, sd_bus_e
     if (!q->id || !q->method || !q->path)
         return -EINVAL;
     if (passed >= 0) {
-        r = hybus_memfd_open(passed, SIZE_MAX, ret_fd, &sealed);
+        r = hybus_memfd_open(passed, HYBUS_MEMFD_SEALS_SIZE, SIZE_MAX, ret_fd, &sealed);
         q->n_body = r < 0 ? 0 : (size_t)sealed;
         return r < 0 ? hybus_error_set(error, -EINVAL,
-                                       "the body is no memfd with the seals shrink, "
-                                       "grow and write")
+                                       "the body is no memfd with the seals shrink "
+                                       "and grow")
                      : 0;
     }
     fd = memfd_create("body", MFD_CLOEXEC);

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "config.h"
 
+#include "utf8.h"
+
 #include <dirent.h>
 #include <fcntl.h>
 #include <stdarg.h>
@@ -144,33 +146,11 @@ static int fail_at(Parser *p, unsigned line, size_t column, const char *message)
     return hybus_config_error_set(p->error, &at, "%s", message);
 }
 
-/* Length of the valid UTF-8 sequence at `s` (RFC 3629: no surrogates, no overlong forms), else 0.
- */
-static size_t utf8_sequence(const unsigned char *s, size_t size)
-{
-    size_t n = s[0] < 0x80   ? 1
-               : s[0] < 0xc2 ? 0
-               : s[0] < 0xe0 ? 2
-               : s[0] < 0xf0 ? 3
-               : s[0] < 0xf5 ? 4
-                             : 0;
-
-    if (n == 0 || n > size)
-        return 0;
-    for (size_t i = 1; i < n; i++)
-        if ((s[i] & 0xc0) != 0x80)
-            return 0;
-    if ((s[0] == 0xe0 && s[1] < 0xa0) || (s[0] == 0xed && s[1] > 0x9f) ||
-        (s[0] == 0xf0 && s[1] < 0x90) || (s[0] == 0xf4 && s[1] > 0x8f))
-        return 0;
-    return n;
-}
-
 static int check_characters(Parser *p, const Line *l)
 {
     for (const char *s = l->start; s < l->end;) {
         unsigned char c = (unsigned char)*s;
-        size_t n = utf8_sequence((const unsigned char *)s, (size_t)(l->end - s));
+        size_t n = hybus_utf8_sequence(s, (size_t)(l->end - s));
 
         if (n == 0)
             return fail_at(p, p->line, (size_t)(s - l->start), "not valid UTF-8");

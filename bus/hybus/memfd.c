@@ -4,14 +4,14 @@
 #include <fcntl.h>
 #include <sys/stat.h>
 
-int hybus_memfd_open(int fd, uint64_t max, int *ret_fd, uint64_t *ret_size)
+int hybus_memfd_open(int fd, int wanted, uint64_t max, int *ret_fd, uint64_t *ret_size)
 {
     int seals = fcntl(fd, F_GET_SEALS), own;
     char path[32];
     struct stat st;
 
-    if (seals < 0 || (seals & HYBUS_MEMFD_SEALS) != HYBUS_MEMFD_SEALS || fstat(fd, &st) < 0 ||
-        !S_ISREG(st.st_mode) || st.st_size < 0)
+    if (seals < 0 || (seals & wanted) != wanted || fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) ||
+        st.st_size < 0)
         return -EBADMSG;
     if ((uint64_t)st.st_size > max)
         return -EFBIG;

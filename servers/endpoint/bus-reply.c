@@ -1,11 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <fcntl.h>
+#include <hybus/memfd.h>
 #include <sys/epoll.h>
-#include <sys/stat.h>
 
 #include "bus-road.h"
-
-#define SEALS (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE)
 
 static int errno_status(const sd_bus_error *e)
 {
@@ -73,20 +71,6 @@ static int on_pipe(sd_event_source *s, int fd, uint32_t revents, void *userdata)
 static int on_memfd(sd_event_source *s, void *userdata)
 {
     pump(userdata);
-    return 0;
-}
-
-/* Only what nobody can change any more while we read it. */
-static int check_memfd(int fd, uint64_t *ret_size)
-{
-    struct stat st;
-    int seals = fcntl(fd, F_GET_SEALS);
-
-    if (seals < 0 || (seals & SEALS) != SEALS || fstat(fd, &st) < 0 || !S_ISREG(st.st_mode))
-        return -EBADMSG;
-    if (st.st_size < 0 || (uint64_t)st.st_size > LIMIT_BUS_REPLY)
-        return -EFBIG;
-    *ret_size = (uint64_t)st.st_size;
     return 0;
 }
 
@@ -177,19 +161,10 @@ static int begin_stream(bus_call *b, const bus_reply *a)
         return b->reply_fd < 0
                    ? -EBADMSG
                    : sd_event_add_io(c->event, &b->source, b->reply_fd, EPOLLIN, on_pipe, b);
-    k = check_memfd(a->fd, &b->left);
+    b->reply_fd = safe_close(b->reply_fd);
+    k = hybus_memfd_open(a->fd, HYBUS_MEMFD_SEALS, LIMIT_BUS_REPLY, &b->reply_fd, &b->left);
     if (k < 0)
         return k;
-    safe_close(b->reply_fd);
-    /* Our own open of it: the sender shares the offset of the one that it passed. */
-    b->reply_fd = -1;
-    {
-        char path[40];
-        snprintf(path, sizeof(path), "/proc/self/fd/%d", a->fd);
-        b->reply_fd = open(path, O_RDONLY | O_CLOEXEC);
-    }
-    if (b->reply_fd < 0)
-        return -errno;
     return sd_event_add_defer(c->event, &b->source, on_memfd, b);
 }
 

@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <fcntl.h>
+#include <hybus/memfd.h>
+#include <hybus/utf8.h>
 #include <sys/mman.h>
 
 #include "bus-road.h"
 
 #define INTERFACE "org.hybridos.Responder1"
-/* The app may rely on the size. It is not sealed against writing, since that would also keep us from
- * taking the memory back. */
-#define BODY_SEALS (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
+/* Not against writing, which would also keep us from taking the memory back. */
+#define BODY_SEALS (HYBUS_MEMFD_SEALS_SIZE | F_SEAL_SEAL)
 
 /* --- places: what is in flight, for whom
  * ------------------------------------------------------------------------------------------- */
@@ -190,14 +191,17 @@ static int append_headers(sd_bus_message *m, const endpoint_request_info *i)
         k = sd_bus_message_open_container(m, 'a', "(ss)");
     for (size_t n = 0; k >= 0 && n < i->n_headers; n++) {
         const endpoint_field *f = &i->headers[n];
-        _cleanup_(freep) char *name = strndup(f->name, f->name_size);
-        _cleanup_(freep) char *value = strndup(f->value, f->value_size);
+        _cleanup_(freep) char *name = NULL, *value = NULL;
+
+        /* What is no text to D-Bus cannot travel on this road. */
+        if (!hybus_utf8_is_valid(f->name, f->name_size) ||
+            !hybus_utf8_is_valid(f->value, f->value_size))
+            continue;
+        name = strndup(f->name, f->name_size);
+        value = strndup(f->value, f->value_size);
         if (!name || !value)
             return -ENOMEM;
-        /* What is not text to D-Bus (bytes that are no UTF-8) cannot travel on this road. */
         k = sd_bus_message_append(m, "(ss)", name, value);
-        if (k == -EINVAL)
-            k = 0;
     }
     for (int depth = 0; k >= 0 && depth < 3; depth++)
         k = sd_bus_message_close_container(m);
@@ -340,9 +344,9 @@ static int go(bus_call *b, const void *body, size_t size)
 
 static unsigned error_status(int k)
 {
-    return k == -EINVAL                                        ? 400 /* a path that is no UTF-8 */
+    return k == -EINVAL                                   ? 400 /* a path that is no UTF-8 */
            : k == -EBUSY || k == -ENOBUFS || k == -ENOMEM ? 503
-                                                               : 502;
+                                                          : 502;
 }
 
 /* Round robin over the apps, one request each. What is sent may fail, and callbacks may free any

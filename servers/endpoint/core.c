@@ -145,9 +145,9 @@ int endpoint_core_new(const endpoint_options *o, endpoint_core **ret)
     c->listen_fd = o->listen_fd;
     c->registrar.wire.fd = -1;
     table_init(&c->table);
-    list *lists[] = {&c->owners, &c->links,      &c->dead_links,   &c->dirty_wires,
-                     &c->peers,  &c->principals, &c->rows_queued,  &c->rows_ready,
-                     &c->spare,  &c->all_topics, &c->dirty_topics, &c->recent_values,
+    list *lists[] = {&c->owners,     &c->links,      &c->dead_links,   &c->dirty_wires,
+                     &c->peers,      &c->principals, &c->rows_queued,  &c->rows_ready,
+                     &c->spare,      &c->all_topics, &c->dirty_topics, &c->recent_values,
                      &c->bus_queues, &c->bus_lost};
     for (size_t i = 0; i < ELEMENTS(lists); i++)
         list_init(lists[i]);

@@ -39,14 +39,14 @@
 /* Over the bus. Both buses count a reply as pending until it comes, whatever we think of it, and
  * dbus-daemon refuses a connection's calls to everybody when there are 128. Beyond 64 descriptors
  * that are on their way it reads no more of what the connection sends. */
-#define LIMIT_BUS_REQUESTS 96u  /* calls without an answer */
-#define LIMIT_BUS_RESPONDER 48u /* of these with one app; the next wait */
-#define LIMIT_BUS_FDS 56u       /* in these calls */
-#define LIMIT_BUS_SPOOL (64u * 1024u * 1024u)   /* bytes of request bodies in memfds */
+#define LIMIT_BUS_REQUESTS 96u                   /* calls without an answer */
+#define LIMIT_BUS_RESPONDER 48u                  /* of these with one app; the next wait */
+#define LIMIT_BUS_FDS 56u                        /* in these calls */
+#define LIMIT_BUS_SPOOL (64u * 1024u * 1024u)    /* bytes of request bodies in memfds */
 #define LIMIT_BUS_WAIT_USEC (2u * 1000u * 1000u) /* for a place; then 503 */
 #define LIMIT_BUS_TURN 128u                      /* messages taken in one turn of the loop */
-#define LIMIT_BUS_INLINE (256u * 1024u) /* larger bodies travel as a sealed memfd */
-#define LIMIT_BUS_REPLY (64u * 1024u * 1024u) /* bytes of a memfd that an app answers with */
+#define LIMIT_BUS_INLINE (256u * 1024u)          /* larger bodies travel as a sealed memfd */
+#define LIMIT_BUS_REPLY (64u * 1024u * 1024u)    /* bytes of a memfd that an app answers with */
 
 #define LIMIT_VALUES_SHARE 8u /* one namespace keeps at most this part of all values */
 #define LIMIT_VALUES_BYTES (16u * 1024u * 1024u) /* of all last values together */

@@ -2,6 +2,7 @@
 #include "http-request.h"
 
 #include <ctype.h>
+#include <hybus/utf8.h>
 #include <strings.h>
 
 bool http_span_is_nocase(http_span s, const char *literal)
@@ -46,43 +47,6 @@ static int decode(http_span in, char *out, size_t *ret_size)
     }
     *ret_size = n;
     return 0;
-}
-
-/* Length of the UTF-8 sequence at `s`, 0 if there is none (overlong forms, surrogates, > U+10FFFF).
- */
-static size_t utf8_sequence(const unsigned char *s, size_t size)
-{
-    if (s[0] < 0x80)
-        return 1;
-    if (s[0] >= 0xc2 && s[0] <= 0xdf)
-        return size >= 2 && (s[1] & 0xc0) == 0x80 ? 2 : 0;
-    if ((s[0] & 0xf0) == 0xe0) {
-        if (size < 3 || (s[1] & 0xc0) != 0x80 || (s[2] & 0xc0) != 0x80)
-            return 0;
-        if ((s[0] == 0xe0 && s[1] < 0xa0) || (s[0] == 0xed && s[1] >= 0xa0))
-            return 0;
-        return 3;
-    }
-    if (s[0] >= 0xf0 && s[0] <= 0xf4) {
-        if (size < 4 || (s[1] & 0xc0) != 0x80 || (s[2] & 0xc0) != 0x80 || (s[3] & 0xc0) != 0x80)
-            return 0;
-        if ((s[0] == 0xf0 && s[1] < 0x90) || (s[0] == 0xf4 && s[1] >= 0x90))
-            return 0;
-        return 4;
-    }
-    return 0;
-}
-
-static bool utf8_is_valid(const char *s, size_t size)
-{
-    for (size_t i = 0; i < size;) {
-        size_t n = utf8_sequence((const unsigned char *)s + i, size - i);
-
-        if (n == 0)
-            return false;
-        i += n;
-    }
-    return true;
 }
 
 /* In place; `path` starts with "/". Each turn reads one segment, "/" included. */
@@ -138,7 +102,7 @@ int http_target_parse(http_span target, char *path, size_t *ret_path_size, http_
     r = decode(raw, path, &size);
     if (r < 0)
         return r;
-    if (!utf8_is_valid(path, size) || memchr(raw.base, '#', raw.size))
+    if (!hybus_utf8_is_valid(path, size) || memchr(raw.base, '#', raw.size))
         return -EINVAL;
     size = remove_dot_segments(path, size);
     path[size] = '\0';

@@ -179,8 +179,7 @@ static void answer_one(bus_app *app, size_t which)
     assert_true(which < app->n_kept);
     sd_bus_message_unref(app->call);
     app->call = app->kept[which];
-    memmove(app->kept + which, app->kept + which + 1,
-            (--app->n_kept - which) * sizeof(*app->kept));
+    memmove(app->kept + which, app->kept + which + 1, (--app->n_kept - which) * sizeof(*app->kept));
     {
         sd_bus_message *m = reply_begin(app, 200, "content-type", "text/plain");
         assert_true(sd_bus_message_append(m, "a{sv}", 1, "body", "ay", 2, 'o', 'k') >= 0);
@@ -596,16 +595,11 @@ static void test_descriptors_limit(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_inline),
-        cmocka_unit_test(test_memfds),
-        cmocka_unit_test(test_stream),
-        cmocka_unit_test(test_watch),
-        cmocka_unit_test(test_queue),
-        cmocka_unit_test(test_hung),
-        cmocka_unit_test(test_hung_apps_share),
-        cmocka_unit_test(test_slow_bodies),
-        cmocka_unit_test(test_spool_limit),
-        cmocka_unit_test(test_descriptors_limit),
+        cmocka_unit_test(test_inline),          cmocka_unit_test(test_memfds),
+        cmocka_unit_test(test_stream),          cmocka_unit_test(test_watch),
+        cmocka_unit_test(test_queue),           cmocka_unit_test(test_hung),
+        cmocka_unit_test(test_hung_apps_share), cmocka_unit_test(test_slow_bodies),
+        cmocka_unit_test(test_spool_limit),     cmocka_unit_test(test_descriptors_limit),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
