@@ -70,7 +70,7 @@ def device(folder, bus, pattern, quick, tally):
     """The tests that need the device, on one bus."""
     report = ROOT / folder / f'device-{bus}.xml'
     report.unlink(missing_ok=True)
-    paths = [p for p in ('tests/device', 'tests/conformance', 'tests/examples') if (ROOT / p).is_dir()]
+    paths = [p for p in ('tests/build', 'tests/device', 'tests/conformance') if (ROOT / p).is_dir()]
     # Killing each daemon 250 times takes six minutes a bus.
     rounds = '5' if quick else '250'
     code = _follow(['/usr/bin/python3', '-B', '-m', 'pytest', '-v', '-p', 'no:cacheprovider', '--bus', bus,

@@ -295,19 +295,7 @@ class Device:
         _run('meson', 'install', '-C', build, '--no-rebuild', '--only-changed', '--quiet',
              '--destdir', self.merged)
         record.write_text(json.dumps(now))
-        _run('ldconfig', '-r', self.merged)
-        _run('systemd-sysusers', f'--root={self.merged}')
-        self._check_users()
-
-    def _check_users(self):
-        """systemd-sysusers takes another id in silence when the wanted one is in use."""
-        have = {r.split(':')[0]: r.split(':')[2]
-                for r in (self.merged / 'etc/passwd').read_text().splitlines()}
-        for line in (self.merged / 'usr/lib/sysusers.d/hybridos.conf').read_text().splitlines():
-            fields = line.split()
-            if fields and fields[0] == 'u' and have.get(fields[1]) != fields[2].split(':')[0]:
-                raise Problem(f'user {fields[1]} must have uid {fields[2].split(":")[0]}, which this '
-                              'machine uses for somebody else')
+        _run(self.merged / 'usr/lib/hybridos/h-install-users', f'--root={self.merged}')
 
     # --- starting ----------------------------------------------------------------------------
 
