@@ -7,7 +7,6 @@
 #include <sys/queue.h>
 
 #include "mediate.h"
-#include "members.h"
 
 #define MEDIATE_BUCKETS 2048u
 #define MEDIATE_NAME_MAX 255u /* D-Bus specification, "Valid Names" */
@@ -60,7 +59,7 @@ struct hybus_mediator {
     sd_bus_slot *filter, *owner_match;
     sd_event_source *deadline, *flush;
     bool flushing; /* the timer is set */
-    members *members;
+    struct members *members;
     Sender *buckets[MEDIATE_BUCKETS];
     TAILQ_HEAD(Senders, Sender) senders; /* least recently used first */
     size_t n_senders, n_calls;

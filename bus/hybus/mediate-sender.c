@@ -2,6 +2,7 @@
 /* Who calls, what they may, and which of their calls wait for the answer to either. */
 #include "credentials.h"
 #include "mediate-internal.h"
+#include "members.h"
 
 /* --- calls that wait ------------------------------------------------------------------------- */
 

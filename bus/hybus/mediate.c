@@ -3,6 +3,7 @@
 #include "mediate-internal.h"
 
 #include "error.h"
+#include "members.h"
 
 #define CONTRADICTIONS_MAX 3u /* the policy may move while it is asked, but not for ever */
 #define FLUSH_USEC (60u * 1000u * 1000u)

@@ -109,6 +109,32 @@ def test_grant_opens_and_revoke_closes(device):
     assert attempt(device, member).returncode != 0
 
 
+def test_nobody_else_takes_a_name_while_its_service_restarts(device):
+    """A name is its daemon's alone, there or not: not a stranger's, not an app's, not another daemon's."""
+    names = {"org.hybridos.Endpoints1": "h-endpointd", "org.hybridos.Security1": "h-securityd",
+             "org.hybridos.Http1": "h-httpd"}
+    device.user("squatter", "60991", groups=["hybridos"])  # as every app is
+    request = ["busctl", "call", "org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus",
+               "RequestName", "su"]
+    for name, unit in names.items():
+        if not device.has(f"/usr/sbin/{unit}"):
+            continue
+        device.run("systemctl", "mask", "--runtime", "--now", f"{unit}.service", check=True)
+        try:
+            owned = device.run("busctl", "call", *request[2:5], "NameHasOwner", "s", name, check=True)
+            assert owned.stdout.split() == ["b", "false"], owned.stdout
+            for user in ("stranger", "squatter", *(u for u in names.values() if u != unit)):
+                done = device.run(*request, name, "4", user=user)
+                assert done.returncode != 0 and "denied" in done.stderr.lower(), (name, user, done.stdout, done.stderr)
+            assert device.run(*request, name, "4", user=unit, check=True).stdout.split() == ["u", "1"]
+        finally:
+            device.run("systemctl", "unmask", "--runtime", f"{unit}.service", check=True)
+            device.run("systemctl", "start", f"{unit}.service", check=True)
+    # Its own daemon takes it back (or the tests that follow would see).
+    device.run("h-ubus", "-t", "60", "wait_for", *(n for n, u in names.items() if device.has(f"/usr/sbin/{u}")),
+               check=True)
+
+
 @pytest.mark.parametrize("service", ["Endpoints1", "Security1"])
 def test_no_call_is_allowed_after_revoke_has_returned(device, service):
     method, permission = {"Endpoints1": ("List", "endpoint.list"), "Security1": ("ListRules", "security.read")}[service]

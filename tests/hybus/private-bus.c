@@ -37,7 +37,8 @@ private_bus *private_bus_new(void)
         "<busconfig><type>session</type><listen>unix:path=%s/socket</listen><auth>EXTERNAL</auth>"
         "<policy context=\"default\"><allow send_destination=\"*\" eavesdrop=\"true\"/><allow "
         "eavesdrop=\"true\"/>"
-        "<allow own=\"*\"/><allow user=\"*\"/></policy></busconfig>\n",
+        "<allow own=\"*\"/><allow user=\"*\"/></policy>"
+        "<limit name=\"max_connections_per_user\">2000</limit></busconfig>\n",
         b->directory);
     fclose(f);
     REQUIRE(pipe(out) == 0);

@@ -34,7 +34,7 @@ typedef struct Fixture {
     hybus_agent *agent;
     hybus_mediator *mediator;
     char me[32];
-    uint32_t added[512];
+    uint32_t added[2048];
     size_t n_added;
     sd_bus_message *kept;
 } Fixture;
@@ -314,6 +314,131 @@ static void test_parked(void **state)
     }
 }
 
+/* One connection of a crowd, which all ask in one loop. */
+typedef struct Member {
+    sd_bus *bus;
+    Answer answer;
+} Member;
+
+static void member_connect(Fixture *f, Member *m)
+{
+    m->bus = private_bus_connect(f->bus_process, f->event);
+}
+
+static void member_send(Member *m, Answer *a, uint32_t n)
+{
+    *a = (Answer){0};
+    assert_true(
+        sd_bus_call_method_async(m->bus, NULL, NAME, PATH, NAME, "Add", on_answer, a, "u", n) >= 0);
+}
+
+/* Many callers together are bounded, too; who was let in is served, in the order of each caller. */
+static void test_parked_in_all(void **state)
+{
+    enum {
+        CALLERS = HYBUS_MEDIATE_PARKED_MAX / HYBUS_MEDIATE_PARKED_PER_SENDER_MAX + 1,
+        EACH = HYBUS_MEDIATE_PARKED_PER_SENDER_MAX,
+    };
+    static Member members[CALLERS];
+    static Answer answers[CALLERS][EACH];
+    Fixture *f = *state;
+    size_t refused = 0, served = 0;
+
+    fake_agent_allow(f->fake, f->me, "test.call", true);
+    fake_agent_hold(f->fake, "row", true);
+    for (size_t i = 0; i < CALLERS; i++) {
+        member_connect(f, &members[i]);
+        for (uint32_t n = 0; n < EACH; n++)
+            member_send(&members[i], &answers[i][n], n);
+    }
+    WAIT(f, statistics(f).parked == HYBUS_MEDIATE_PARKED_MAX && statistics(f).dropped == EACH);
+    assert_int_equal(f->mediator->n_calls, HYBUS_MEDIATE_PARKED_MAX);
+    fake_agent_hold(f->fake, "row", false);
+    WAIT(f, hybus_mediator_idle(f->mediator));
+    for (size_t i = 0; i < CALLERS; i++)
+        for (size_t n = 0; n < EACH; n++) {
+            while (!answers[i][n].done)
+                turn(f);
+            if (*answers[i][n].error) {
+                assert_string_equal(answers[i][n].error, HYBUS_ERROR_LIMIT_EXCEEDED);
+                refused++;
+            } else
+                served++;
+        }
+    assert_int_equal(refused, EACH);
+    assert_int_equal(served, HYBUS_MEDIATE_PARKED_MAX);
+    assert_int_equal(f->n_added, HYBUS_MEDIATE_PARKED_MAX);
+    for (size_t i = 0; i < CALLERS; i++)
+        sd_bus_close_unref(members[i].bus);
+}
+
+/* More connections than are remembered: the one that has been silent for longest is forgotten, and
+ * asked about anew when it calls again; one whose call waits is not forgotten. */
+static void test_many_callers(void **state)
+{
+    enum { CALLERS = HYBUS_MEDIATE_SENDERS_MAX + 8 };
+    static Member members[CALLERS];
+    static Answer waiting;
+    Fixture *f = *state;
+    Member refused;
+    unsigned rows;
+
+    fake_agent_allow(f->fake, f->me, "test.call", true);
+    member_connect(f, &refused);
+    fake_agent_hold(f->fake, "judge", true);
+    assert_true(sd_bus_call_method_async(refused.bus, NULL, NAME, PATH, NAME, "Unannotated",
+                                         on_answer, &waiting, "u", 1) >= 0);
+    wait_count(f, "judge", 1);
+    for (size_t i = 0; i < CALLERS; i++) {
+        member_connect(f, &members[i]);
+        member_send(&members[i], &members[i].answer, (uint32_t)i);
+        WAIT(f, members[i].answer.done);
+        assert_string_equal(members[i].answer.error, "");
+        assert_true(f->mediator->n_senders <= HYBUS_MEDIATE_SENDERS_MAX);
+        if (i == 100) {
+            member_send(&members[1], &members[1].answer, 1);
+            WAIT(f, members[1].answer.done);
+        }
+    }
+    assert_int_equal(f->mediator->n_senders, HYBUS_MEDIATE_SENDERS_MAX);
+    rows = fake_agent_count(f->fake, "row");
+    member_send(&members[1], &members[1].answer, 1); /* not silent for so long */
+    WAIT(f, members[1].answer.done);
+    assert_int_equal(fake_agent_count(f->fake, "row"), rows);
+    member_send(&members[0], &members[0].answer, 1);
+    WAIT(f, members[0].answer.done);
+    assert_string_equal(members[0].answer.error, "");
+    assert_int_equal(fake_agent_count(f->fake, "row"), rows + 1);
+    assert_false(waiting.done);
+    fake_agent_hold(f->fake, "judge", false);
+    WAIT(f, waiting.done);
+    assert_string_equal(waiting.error, HYBUS_ERROR_ACCESS_DENIED);
+    for (size_t i = 0; i < CALLERS; i++)
+        sd_bus_close_unref(members[i].bus);
+    sd_bus_close_unref(refused.bus);
+}
+
+/* Whoever comes after one that has gone is somebody else, also to the row that was asked for. */
+static void test_gone_while_the_row_is_fetched(void **state)
+{
+    Fixture *f = *state;
+    Member gone;
+
+    fake_agent_allow(f->fake, f->me, "test.call", true);
+    fake_agent_hold(f->fake, "row", true);
+    member_connect(f, &gone);
+    member_send(&gone, &gone.answer, 7);
+    wait_count(f, "row", 1);
+    assert_int_equal(f->mediator->n_senders, 1);
+    sd_bus_close_unref(gone.bus);
+    WAIT(f, f->mediator->n_senders == 0);
+    assert_true(hybus_mediator_idle(f->mediator));
+    fake_agent_hold(f->fake, "row", false);
+    assert_string_equal(add(f), "");
+    assert_int_equal(f->n_added, 1);
+    assert_int_equal(f->added[0], 1);
+}
+
 static void test_revoked_while_parked(void **state)
 {
     Fixture *f = *state;
@@ -471,6 +596,9 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_free_calls, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_properties, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_parked, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_parked_in_all, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_many_callers, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_gone_while_the_row_is_fetched, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_revoked_while_parked, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_overtaken, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_revoke, set_up, tear_down),
