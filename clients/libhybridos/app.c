@@ -225,6 +225,8 @@ static void handle_events(hybridos_app *app, struct epoll_event *events, int n)
 static int turn(hybridos_app *app, int timeout)
 {
     struct epoll_event events[SERVERS_MAX + 3];
+    if (app->in_turn) /* from a callback: the turn that called it goes on after it */
+        return -EBUSY;
     int n = epoll_wait(app->epoll_fd, events, SERVERS_MAX + 3, timeout);
     if (n < 0)
         return errno == EINTR ? 0 : -errno;

@@ -57,7 +57,7 @@ int hybridos_run(hybridos_app *app);
 /* For a loop of your own: poll this descriptor for reading (it does not change), and call
  * hybridos_process() when it is readable. That reads what has come, calls back, and writes
  * everything that it and you produced, with one write for each connection. Errors as
- * hybridos_run(); 1 once a stop is complete. */
+ * hybridos_run(), -EBUSY from within a callback; 1 once a stop is complete. */
 int hybridos_fd(hybridos_app *app);
 int hybridos_process(hybridos_app *app);
 
@@ -105,7 +105,8 @@ typedef void (*hybridos_state_fn)(hybridos_endpoint *e, unsigned status, const c
 void hybridos_on_state(hybridos_endpoint *e, hybridos_state_fn state);
 
 /* The request has gone: 499 the client left, 504 the deadline passed, 403 access was revoked, 502
- * the server's connection was lost. It is freed when the callback returns; forget `r`. */
+ * the server's connection was lost. It can still be read, but no longer answered (-ECANCELED), and
+ * is freed when the callback returns; forget `r`. */
 typedef void (*hybridos_cancel_fn)(hybridos_request *r, unsigned status, void *userdata);
 void hybridos_on_cancel(hybridos_endpoint *e, hybridos_cancel_fn cancel);
 

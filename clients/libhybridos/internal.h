@@ -145,6 +145,7 @@ struct hybridos_request {
     bool streamed;     /* the body goes to the body callback */
     bool want_credit;  /* write() took less than it was given */
     bool finish;       /* END follows the rest */
+    bool gone;         /* in its cancel callback: nothing can be answered any more */
     uint32_t credit;   /* bytes that may still be sent */
     uint32_t allowed;  /* bytes that may still come */
     uint32_t owed;     /* bytes that the app has dealt with, not yet given back as credit */

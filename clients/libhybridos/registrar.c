@@ -312,7 +312,7 @@ static int handle_server(struct connection *c, const struct frame *f)
             s->removed = true;
         }
     } else if (!wire_find(f->payload, f->length, ":socket", &path_field) ||
-               path_field.value[0] != '/') {
+               path_field.value_size == 0 || path_field.value[0] != '/') {
         r = -EBADMSG;
     } else {
         char *path = wire_copy(&path_field);

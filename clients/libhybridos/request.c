@@ -91,6 +91,7 @@ static void request_end(hybridos_request *r)
 
 void request_cancelled(hybridos_request *r, unsigned status)
 {
+    r->gone = true;
     if (r->called && r->endpoint->cancel && !r->endpoint->removed)
         r->endpoint->cancel(r, status, r->endpoint->userdata);
 }
@@ -111,7 +112,7 @@ void hybridos_request_consumed(hybridos_request *r, size_t size)
 {
     /* Never more than the first allowance, whatever the app says. */
     size_t used = CHANNEL_CREDIT_INITIAL - r->allowed;
-    if (!r->streamed || r->body_end)
+    if (!r->streamed || r->body_end || r->gone)
         return;
     if (size > used - r->owed)
         size = used - r->owed;
@@ -279,6 +280,8 @@ int hybridos_header(hybridos_request *r, const char *name, const char *value)
     char lower[128];
     size_t n = strlen(name), v = strlen(value);
 
+    if (r->gone)
+        return -ECANCELED;
     if (r->begun)
         return -EALREADY;
     if (n == 0 || n >= sizeof(lower))
@@ -323,6 +326,8 @@ static size_t send_data(hybridos_request *r, const uint8_t *data, size_t size, b
 
 static int check_answer(const hybridos_request *r, unsigned status, const char *content_type)
 {
+    if (r->gone)
+        return -ECANCELED;
     if (r->begun)
         return -EALREADY;
     if (status < 200 || status > 599)
@@ -391,6 +396,8 @@ int hybridos_begin(hybridos_request *r, unsigned status, const char *content_typ
 
 ssize_t hybridos_write(hybridos_request *r, const void *data, size_t size)
 {
+    if (r->gone)
+        return -ECANCELED;
     if (!r->begun)
         return -EINVAL;
     size_t sent = send_data(r, data, size, false);
@@ -401,6 +408,8 @@ ssize_t hybridos_write(hybridos_request *r, const void *data, size_t size)
 
 int hybridos_end(hybridos_request *r)
 {
+    if (r->gone)
+        return -ECANCELED;
     if (!r->begun)
         return -EINVAL;
     wire_put(&r->connection->out, CHANNEL_DATA, CHANNEL_END, 0, r->stream, 0, NULL, 0);
@@ -411,6 +420,8 @@ int hybridos_end(hybridos_request *r)
 
 void hybridos_abort(hybridos_request *r)
 {
+    if (r->gone)
+        return;
     wire_put(&r->connection->out, CHANNEL_CANCEL, 0, 500, r->stream, 0, NULL, 0);
     app_kick(r->endpoint->app);
     request_end(r);

@@ -26,6 +26,10 @@ class Endpoint {
 
   constructor(app, namespace, handler, { rules = [], title = '', takeover = false }) {
     Object.assign(this, { app, namespace, handler, rules: [...rules], title, takeover });
+    if (this.rules.length > wire.RULES_MAX || Buffer.byteLength(title) > wire.TITLE_MAX
+      || this.rules.some((rule) => Buffer.byteLength(rule) > wire.RULE_MAX)) {
+      throw new RangeError('too many rules, or too long a rule or title');
+    }
     this.key = '';
     this.id = 0;
     this.registered = false;
@@ -70,6 +74,7 @@ class Endpoint {
   #sendValue(at, fields, body, flags) {
     if (!at.startsWith('/') || at.length > 2048) throw new RangeError('a path begins with a slash');
     const encoded = wire.encodeFields(fields);
+    if (encoded.length + body.length > wire.PAYLOAD_MAX) throw new RangeError('path, content type and value together are too long');
     let done = false;
     for (const server of this.app.servers.values()) {
       const stream = server.attachment(this);

@@ -10,6 +10,7 @@ const wire = {
   CREDIT_INITIAL: 262144,
   REQUESTS_MAX: 1024,
   NOTIFY_ID_MAX: 128,
+  RULES_MAX: 32, RULE_MAX: 1024, TITLE_MAX: 256,
   REGISTRAR_SOCKET: '/run/hybridos/endpointd/channel.sock',
 
   HELLO: 0x01, GOAWAY: 0x02, PING: 0x03, PONG: 0x04,

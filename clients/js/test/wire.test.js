@@ -65,3 +65,15 @@ test('namespaces', () => {
   }
   app.endpoint('/a/.b/~c-d_', () => '');
 });
+
+test('what a peer would end the connection for is the caller\'s error', () => {
+  const app = new App('test', { registrar: '/nonexistent' });
+  for (const options of [{ rules: Array(33).fill('GET / a') }, { rules: ['x'.repeat(1025)] }, { title: 'ä'.repeat(129) }]) {
+    assert.throws(() => app.endpoint('/a', () => '', options), RangeError);
+  }
+  const endpoint = app.endpoint('/a', () => '', { rules: Array(32).fill('GET / a'), title: 'x'.repeat(256) });
+  assert.equal(endpoint.notify(Buffer.alloc(61440)), false); // nobody to send it to, but it could be
+  assert.throws(() => endpoint.notify(Buffer.alloc(61441)), RangeError);
+  assert.throws(() => endpoint.notify(Buffer.alloc(61440), { path: `/${'€'.repeat(2000)}` }), RangeError);
+  assert.throws(() => endpoint.notify(Buffer.alloc(61440), { contentType: 'a'.repeat(8000) }), RangeError);
+});

@@ -37,6 +37,9 @@ class Endpoint:
                  title: Optional[str], takeover: bool) -> None:
         self.app, self.namespace, self.handler = app, namespace, handler
         self.rules, self.title, self.takeover = list(rules), title, takeover
+        if (len(self.rules) > wire.RULES_MAX or len((title or "").encode()) > wire.TITLE_MAX
+                or any(len(rule.encode()) > wire.RULE_MAX for rule in self.rules)):
+            raise ValueError("too many rules, or too long a rule or title")
         self.key = ""
         self.id = 0
         self.registered = self.refused = False
@@ -90,6 +93,8 @@ class Endpoint:
         if not path.startswith("/") or len(path) > 2048:
             raise ValueError("a path begins with a slash")
         encoded = wire.encode_fields(fields.items())
+        if len(encoded) + len(body) > wire.PAYLOAD_MAX:
+            raise ValueError("path, content type and value together are too long")
         done = False
         for server in self.app.servers.values():
             stream = server.attachment(self)
@@ -136,6 +141,7 @@ class App:
         self.stopping = False
         self._next_id = 0
         self._ended: Optional[asyncio.Future[None]] = None
+        self._stop_timer: Optional[asyncio.TimerHandle] = None
         self._tasks: dict[Any, asyncio.Task[None]] = {}
 
     def endpoint(self, namespace: str, *, rules: Iterable[str] = (), title: Optional[str] = None,
@@ -184,6 +190,8 @@ class App:
             await asyncio.gather(*tasks, return_exceptions=True)
             self.registrar = None
             self.servers.clear()
+            if self._stop_timer:
+                self._stop_timer.cancel()
 
     def stop(self) -> None:
         """Ends gracefully: no new requests, open ones may finish for five seconds. From another thread:
@@ -195,7 +203,7 @@ class App:
             # The answer to the PING says that no request is under way to us any more.
             server.send(wire.GOAWAY, code=503, payload=b"the app stops")
             server.send(wire.PING, value=1)
-        asyncio.get_running_loop().call_later(STOP_SECONDS, self._end)
+        self._stop_timer = asyncio.get_running_loop().call_later(STOP_SECONDS, self._end)
         self.check_stopped()
 
     def check_stopped(self) -> None:

@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The parts that need no peer; everything else is in tests/conformance."""
+import asyncio
 import random
 import unittest
+from unittest import mock
 
+import hybridos.app
 from hybridos import App, Response, wire
 
 
@@ -63,6 +66,51 @@ class Answers(unittest.TestCase):
             with self.assertRaises(ValueError):
                 app.endpoint(bad)
         app.endpoint("/a/.b/~c-d_")
+
+
+class Limits(unittest.TestCase):
+    """What the registrar or a server would end the connection for is the caller's error."""
+
+    def setUp(self):
+        self.app = App("test", registrar="/nonexistent")
+
+    async def handler(self, request):
+        return ""
+
+    def test_registrations(self):
+        for options in ({"rules": ["GET / a"] * 33}, {"rules": ["x" * 1025]}, {"title": "x" * 257},
+                        {"title": "ä" * 129}):
+            with self.assertRaises(ValueError):
+                self.app.endpoint("/a", **options)(self.handler)
+        self.app.endpoint("/a", rules=["GET / a"] * 32, title="x" * 256)(self.handler)
+
+    def test_values(self):
+        endpoint = self.app.endpoint("/a")(self.handler)
+        self.assertFalse(endpoint.notify(b"x" * 61440))  # nobody to send it to, but it could be
+        for arguments in ({"path": "/" + "\U0001f600" * 2000}, {"content_type": "a" * 8000}):
+            with self.assertRaises(ValueError):
+                endpoint.notify(b"x" * 61440, **arguments)
+        for body in (b"x" * 61441, iter([])):
+            with self.assertRaises((ValueError, TypeError)):
+                endpoint.notify(body)
+
+
+class Serving(unittest.IsolatedAsyncioTestCase):
+    async def test_again_after_a_stop(self):
+        """The five seconds of a stop are not those of the next life."""
+        app = App("test", registrar="/nonexistent")
+        loop = asyncio.get_running_loop()
+        with mock.patch.object(hybridos.app, "STOP_SECONDS", 0.05):
+            for _ in range(2):
+                serving = loop.create_task(app.serve())
+                await asyncio.sleep(0)
+                app.stop()
+                await serving
+            serving = loop.create_task(app.serve())
+            done, _ = await asyncio.wait([serving], timeout=0.2)
+        self.assertFalse(done)
+        app.stop()
+        await serving
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 /* The conformance app in C: app NAMESPACE [--takeover]; see ../README.md. */
 
+#include <errno.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -136,6 +137,14 @@ static void on_request(hybridos_request *r, void *userdata)
 
 static void on_cancel(hybridos_request *r, unsigned status, void *userdata)
 {
+    /* Too late for any answer; whoever tries all the same is told so. */
+    if (hybridos_header(r, "a", "b") != -ECANCELED ||
+        hybridos_reply(r, 200, NULL, NULL, 0) != -ECANCELED ||
+        hybridos_begin(r, 200, NULL) != -ECANCELED || hybridos_write(r, "x", 1) != -ECANCELED ||
+        hybridos_end(r) != -ECANCELED || hybridos_process(app) != -EBUSY)
+        abort();
+    hybridos_request_consumed(r, 1);
+    hybridos_abort(r);
     if (strcmp(hybridos_request_subpath(r), "/never") == 0)
         cancelled++;
     free(hybridos_request_userdata(r));
