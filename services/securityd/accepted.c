@@ -4,11 +4,9 @@
 #include <hybus/config.h>
 
 #include "policy-read.h"
-#include "store.h"
+#include "state-file.h"
 
 #define ACCEPTED_FILE "accepted"
-#define HEADER_FORMAT "hybridos-policy 1 sha256 "
-#define HEADER_SIZE (sizeof HEADER_FORMAT - 1 + 2 * SHA256_SIZE + 1)
 /* Between parts; cannot be part of a rule or of XML that we write. */
 #define PART "\x1e\n"
 
@@ -38,15 +36,12 @@ static int write_rules(FILE *f, const Policy *policy)
 int accepted_save(const char *directory, const Policy *policy, const Catalogue *catalogue)
 {
     _cleanup_(freep) char *text = NULL;
-    uint8_t hash[SHA256_SIZE];
-    char hex[2 * SHA256_SIZE + 1];
     size_t size = 0;
     FILE *f = open_memstream(&text, &size);
     int r;
 
     if (!f)
         return -ENOMEM;
-    fprintf(f, "%s%*s\n", HEADER_FORMAT, 2 * (int)SHA256_SIZE, "");
     r = write_rules(f, policy);
     if (r >= 0)
         r = catalogue_format(catalogue, write_document, f);
@@ -56,22 +51,7 @@ int accepted_save(const char *directory, const Policy *policy, const Catalogue *
         return r;
     if (size > ACCEPTED_MAX)
         return -EFBIG;
-    sha256(text + HEADER_SIZE, size - HEADER_SIZE, hash);
-    hex_encode(hash, sizeof hash, hex);
-    memcpy(text + sizeof HEADER_FORMAT - 1, hex, 2 * SHA256_SIZE);
-    return write_file_atomically(directory, ACCEPTED_FILE, text, size, 0600);
-}
-
-static int check_header(const char *text, size_t size)
-{
-    uint8_t hash[SHA256_SIZE];
-    char hex[2 * SHA256_SIZE + 1];
-
-    if (size < HEADER_SIZE || !startswith(text, HEADER_FORMAT) || text[HEADER_SIZE - 1] != '\n')
-        return -EBADMSG;
-    sha256(text + HEADER_SIZE, size - HEADER_SIZE, hash);
-    hex_encode(hash, sizeof hash, hex);
-    return memcmp(text + sizeof HEADER_FORMAT - 1, hex, 2 * SHA256_SIZE) == 0 ? 0 : -EBADMSG;
+    return write_checked_file(directory, ACCEPTED_FILE, "policy", text, size);
 }
 
 /* One rule as write_rules() wrote it. */
@@ -151,12 +131,10 @@ int accepted_load(const char *directory, Policy **ret_policy, Catalogue **ret_ca
     char *at, *part;
     int r;
 
-    r = read_file_limited(directory, ACCEPTED_FILE, ACCEPTED_MAX, &text, &size);
-    if (r >= 0)
-        r = check_header(text, size);
+    r = read_checked_file(directory, ACCEPTED_FILE, "policy", ACCEPTED_MAX, &text, &size);
     if (r < 0)
         return r;
-    at = text + HEADER_SIZE;
+    at = text;
     r = load_rules(&at, &policy);
     if (r >= 0)
         r = catalogue_new(&catalogue);

@@ -81,7 +81,11 @@ int security_add_token(Security *s, const Subject *caller, const char *name, con
         return -EINVAL;
     if (as && (!startswith(as, "user:") || !store_user(s->store, as + strlen("user:"))))
         return -ENOENT;
-    r = check_rights_of(s, caller, own, e);
+    r = check_rights_of(s, caller, "remote", e);
+    if (r >= 0)
+        r = check_rights_of(s, caller, "anyone", e);
+    if (r >= 0)
+        r = check_rights_of(s, caller, own, e);
     if (r >= 0 && as)
         r = check_rights_of(s, caller, as, e);
     for (char *const *role = roles; r >= 0 && role && *role; role++) {

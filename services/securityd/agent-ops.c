@@ -100,6 +100,9 @@ static int add_members(const Peer *p, const char *interface, json_t *members, ch
     const Member *m;
     size_t n = catalogue_interface(p->security->catalogue, interface, &m);
 
+    /* More would not fit into the answer: nobody makes us work for nothing. */
+    if (json_array_size(members) + n > AGENT_MEMBERS_MAX)
+        return -ENOBUFS;
     for (size_t i = 0; i < n; i++) {
         const char kind[] = {m[i].kind, '\0'};
         int index = m[i].permission ? permission_index(permissions, m[i].permission) : -1;
@@ -153,11 +156,11 @@ static int op_hello(Peer *p, const json_t *q)
     if (r < 0) {
         json_decref(members);
         words_free(permissions);
-        return r;
+        return r == -ENOBUFS ? refuse(p, q, r, "these interfaces do not fit into one answer") : r;
     }
     words_free(p->permissions);
     p->permissions = permissions;
-    if (!*p->service) /* it cannot hold on to anything yet */
+    if (!p->holds)
         p->settled = hybus_page_writer_generation(p->security->page);
     snprintf(p->service, sizeof p->service, "%s", service);
     return send_hello(p, q, members);
@@ -194,6 +197,17 @@ static int read_remote(const Peer *p, const json_t *handle, Asked *ret)
     return 0;
 }
 
+/* A caller on the bus whom the bus does not know, by its unique name. */
+static int read_unknown(const json_t *q, Asked *ret)
+{
+    const char *name = strempty(string(q, "name"));
+
+    if (*name != ':' || strlen(name) > 255)
+        return -EINVAL;
+    ret->subject = (Subject){.unknown = true, .bus_name = name};
+    return 0;
+}
+
 static int read_subject(const Peer *p, const json_t *q, Asked *ret)
 {
     const json_t *handle = json_object_get(q, "handle"), *uid = json_object_get(q, "uid");
@@ -204,6 +218,8 @@ static int read_subject(const Peer *p, const json_t *q, Asked *ret)
         return -EINVAL;
     if (handle)
         return read_remote(p, handle, ret);
+    if (!uid)
+        return read_unknown(q, ret);
     if (!is_id(uid) || (gids && !json_is_array(gids)) || json_array_size(gids) > POLICY_GROUPS_MAX)
         return -EINVAL;
     json_array_foreach (gids, i, gid) {
@@ -271,6 +287,7 @@ static int op_row(Peer *p, const json_t *q)
     if (r < 0)
         return r;
     s->statistics.rows++;
+    p->holds = true;
     answer = answer_to(q);
     json_object_set_new(answer, "epoch", decimal(hybus_page_writer_epoch(s->page)));
     json_object_set_new(answer, "slot", json_integer(slot));
@@ -323,9 +340,41 @@ static int op_judge(Peer *p, const json_t *q)
 static int op_used(Peer *p, const json_t *q)
 {
     json_int_t count = json_integer_value(json_object_get(q, "count"));
+    const char *permission = strempty(string(q, "permission"));
+    Asked asked;
 
-    if (peer_may(p, "security.row") && count > 0)
+    if (!peer_may(p, "security.row") || count <= 0 || !permission_is_valid(permission))
+        return 0;
+    /* A handle may have been released before the last of its uses is told. */
+    if (read_subject(p, q, &asked) < 0)
         p->security->statistics.used += (uint64_t)count;
+    else
+        security_used(p->security, &asked.subject, permission, p->service, (uint64_t)count);
+    return 0;
+}
+
+/* Only these words go into the audit. */
+static const char *unjudged_reason(const char *word)
+{
+    if (streq(word, "limit"))
+        return "too many calls of this caller wait for a decision";
+    if (streq(word, "identity"))
+        return "the caller left before its identity was established";
+    return NULL;
+}
+
+static int op_unjudged(Peer *p, const json_t *q)
+{
+    json_int_t count = json_integer_value(json_object_get(q, "count"));
+    const char *reason = unjudged_reason(strempty(string(q, "reason")));
+    const Question question = {.interface = string(q, "interface"),
+                               .member = string(q, "member"),
+                               .service = p->service,
+                               .kind = 'm'};
+    Asked asked;
+
+    if (peer_may(p, "security.row") && count > 0 && reason && read_subject(p, q, &asked) >= 0)
+        security_turned_away(p->security, &asked.subject, &question, reason, (uint64_t)count);
     return 0;
 }
 
@@ -374,6 +423,7 @@ static int op_connect(Peer *p, const json_t *q)
         return refuse(p, q, r, "too many handles; release some");
     }
     p->security->statistics.connections++;
+    p->holds = true;
     return peer_send(p, answer, -1);
 }
 
@@ -401,17 +451,14 @@ static int op_setup(Peer *p, const json_t *q)
     const Subject caller = peer_subject(p);
     uint64_t wait = 0;
     char *secret = NULL;
+    _cleanup_(hybus_config_error_done) hybus_config_error e = {0};
     int r = security_setup(p->security, &caller, string(q, "code"), strempty(string(q, "user")),
-                           &secret, &wait);
+                           &secret, &wait, &e);
 
     if (r == -EAGAIN)
         return throttled(p, q, wait);
-    if (r == -EACCES)
-        return refuse(p, q, r, p->security->store->claimed
-                                   ? "this device has an administrator; only local root may add one"
-                                   : "wrong setup code");
     if (r < 0)
-        return refuse(p, q, r, r == -EINVAL ? "not a user name" : "setup failed");
+        return refuse(p, q, r, e.message ? e.message : strerror(-r));
     if (p->socket)
         (void)agent_socket_changed(p->socket, NULL, NULL);
     return send_secret(p, q, secret);
@@ -488,6 +535,7 @@ static const struct {
     {"row", op_row},
     {"judge", op_judge},
     {"used", op_used, .one_way = true},
+    {"unjudged", op_unjudged, .one_way = true},
     {"connect", op_connect},
     {"release", op_release, .one_way = true},
     {"settled", op_settled, .one_way = true},

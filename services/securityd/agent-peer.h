@@ -23,6 +23,7 @@ typedef struct Peer {
     size_t n_gids;
     char service[64]; /* of its hello; "" before */
     char **permissions;
+    bool holds; /* has been given a row or a principal, which a revocation must take back */
     TAILQ_HEAD(, Packet) out;
     size_t n_out, out_bytes;
     uint64_t settled;      /* the newest generation it has settled */

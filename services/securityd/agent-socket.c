@@ -81,14 +81,16 @@ static int on_peer(sd_event_source *source, int fd, uint32_t events, void *userd
     return 0;
 }
 
-static bool admits(const AgentSocket *a, uint32_t uid)
+/* However many strangers come, the daemons that judge and serve get through. */
+static bool admits(const AgentSocket *a, const Peer *new)
 {
-    size_t n = 0, limit = uid == 0 ? AGENT_CONNECTIONS_OF_ROOT : AGENT_CONNECTIONS_PER_UID;
+    size_t n = 0, limit = new->uid == 0 ? AGENT_CONNECTIONS_OF_ROOT : AGENT_CONNECTIONS_PER_UID;
     const Peer *p;
 
     TAILQ_FOREACH (p, &a->peers, peers)
-        n += p->uid == uid;
-    return n < limit && (a->n_peers < AGENT_CONNECTIONS_MAX || uid == 0 || uid == geteuid());
+        n += p->uid == new->uid;
+    return n < limit && (a->n_peers < AGENT_CONNECTIONS_MAX || new->uid == 0 ||
+                         peer_may(new, "security.row") || peer_may(new, "security.connect"));
 }
 
 static int add_peer(AgentSocket *a, int fd)
@@ -99,7 +101,7 @@ static int add_peer(AgentSocket *a, int fd)
     if (!p)
         return -ENOMEM;
     r = peer_identify(p);
-    if (r >= 0 && !admits(a, p->uid))
+    if (r >= 0 && !admits(a, p))
         r = -ENOBUFS;
     if (r >= 0)
         r = sd_event_add_io(a->event, &p->io, fd, EPOLLIN, on_peer, p);
@@ -145,13 +147,13 @@ static void settling_end(Settling *s)
     f(userdata);
 }
 
-/* A peer counts when it has got hold of the page. */
+/* A stranger who only listens has nothing to settle, and could keep everybody waiting. */
 static bool all_settled(const AgentSocket *a, uint64_t generation)
 {
     const Peer *p;
 
     TAILQ_FOREACH (p, &a->peers, peers)
-        if (*p->service && p->settled < generation)
+        if (p->holds && p->settled < generation)
             return false;
     return true;
 }
@@ -182,7 +184,7 @@ static int on_settle_timeout(sd_event_source *source, uint64_t usec, void *userd
 
     for (p = TAILQ_FIRST(&s->socket->peers); p; p = next) {
         next = TAILQ_NEXT(p, peers);
-        if (!*p->service || p->settled >= s->generation)
+        if (!p->holds || p->settled >= s->generation)
             continue;
         hybus_warning("%s (uid %u) did not settle in time and is disconnected", p->service, p->uid);
         drop_peer(p);

@@ -15,6 +15,7 @@
 #define AGENT_UNANSWERED_BYTES (4u << 20) /* and their bytes, of one peer */
 #define AGENT_HANDLES_MAX 16384u          /* principals of one server */
 #define AGENT_INTERFACES_MAX 64u          /* in one hello */
+#define AGENT_MEMBERS_MAX 4096u           /* in one answer to a hello */
 #define AGENT_PACKETS_PER_TURN 32u
 #define AGENT_SETTLE_USEC (2u * 1000u * 1000u)
 #define AGENT_SETTLING_MAX 256u

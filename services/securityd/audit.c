@@ -2,16 +2,16 @@
 #include "audit.h"
 
 #include <sys/random.h>
+#include <syslog.h>
 #include <systemd/sd-journal.h>
 #include <time.h>
 
-#define JOURNAL_BUCKETS 64u
-#define JOURNAL_BURST 200u
-#define JOURNAL_PERIOD_USEC (10u * 1000u * 1000u)
-
 typedef struct Entry {
     AuditRecord record;
-    uint64_t hash; /* of the subject */
+    uint64_t hash;  /* of the subject */
+    uint64_t same;  /* hash of all that makes it the same; 0: each of these stands for itself */
+    uint64_t told, told_usec; /* the count that the sink knows, and since when */
+    bool allowed;
 } Entry;
 
 struct Audit {
@@ -23,13 +23,16 @@ struct Audit {
     Entry entries[AUDIT_RECORDS_MAX];
 };
 
-static uint64_t hash(const char *s)
+static uint64_t hash_more(uint64_t h, const char *s)
 {
-    uint64_t h = 0xcbf29ce484222325u;
-
     for (; *s; s++)
         h = (h ^ (unsigned char)*s) * 0x100000001b3u;
-    return h;
+    return (h ^ '\n') * 0x100000001b3u;
+}
+
+static uint64_t hash(const char *s)
+{
+    return hash_more(0xcbf29ce484222325u, s);
 }
 
 void audit_record_done(AuditRecord *r)
@@ -63,12 +66,27 @@ int audit_new(AuditSink sink, void *userdata, Audit **ret)
     return 0;
 }
 
+static void tell(Audit *a, Entry *e)
+{
+    e->told = e->record.count;
+    e->told_usec = e->record.last_usec;
+    if (a->sink)
+        a->sink(&e->record, a->userdata);
+}
+
+static void entry_done(Audit *a, Entry *e)
+{
+    if (e->record.count > e->told && !e->allowed)
+        tell(a, e);
+    audit_record_done(&e->record);
+}
+
 void audit_free(Audit *a)
 {
     if (!a)
         return;
     for (size_t i = 0; i < a->n_entries; i++)
-        audit_record_done(&a->entries[i].record);
+        entry_done(a, &a->entries[i]);
     free(a);
 }
 
@@ -91,14 +109,23 @@ static char *clean(const char *s)
     return copy;
 }
 
-static int copy_record(Audit *a, const AuditRecord *from, AuditRecord *to)
+static uint64_t realtime(void)
 {
     struct timespec now;
 
     clock_gettime(CLOCK_REALTIME, &now);
+    return (uint64_t)now.tv_sec * 1000000u + (uint64_t)now.tv_nsec / 1000u;
+}
+
+static int copy_record(Audit *a, const AuditRecord *from, uint64_t n, AuditRecord *to)
+{
+    uint64_t now = realtime();
+
     *to = (AuditRecord){
         .number = a->number + 1,
-        .time_usec = (uint64_t)now.tv_sec * 1000000u + (uint64_t)now.tv_nsec / 1000u,
+        .time_usec = now,
+        .count = n,
+        .last_usec = now,
         .subject = clean(from->subject),
         .permission = clean(from->permission),
         .call = clean(from->call),
@@ -121,46 +148,96 @@ static int copy_record(Audit *a, const AuditRecord *from, AuditRecord *to)
     return 0;
 }
 
-/* A free place, or the oldest of the subject when its share is used up, or the oldest of all. */
-static Entry *place_for(Audit *a, uint64_t subject)
+/* A free place; or the oldest of the subject when its share is used up, the oldest allowed one when
+ * there are too many of those or something else needs the place, the oldest of all. */
+static Entry *place_for(Audit *a, uint64_t subject, bool allowed)
 {
-    Entry *oldest = NULL, *own = NULL;
-    size_t n_own = 0;
+    Entry *oldest[2] = {NULL, NULL}, *own = NULL; /* not allowed, allowed */
+    size_t n_own = 0, n_allowed = 0;
 
     for (size_t i = 0; i < a->n_entries; i++) {
         Entry *e = &a->entries[i];
 
-        if (e->hash == subject) {
+        n_allowed += e->allowed;
+        if (e->hash == subject && e->allowed == allowed) {
             n_own++;
             if (!own || e->record.number < own->record.number)
                 own = e;
         }
-        if (!oldest || e->record.number < oldest->record.number)
-            oldest = e;
+        if (!oldest[e->allowed] || e->record.number < oldest[e->allowed]->record.number)
+            oldest[e->allowed] = e;
     }
-    if (n_own >= AUDIT_RECORDS_MAX / AUDIT_SHARE)
+    if (n_own >= (allowed ? AUDIT_ALLOWED_MAX / AUDIT_ALLOWED_SHARE
+                          : AUDIT_RECORDS_MAX / AUDIT_SHARE))
         return own;
-    return a->n_entries < AUDIT_RECORDS_MAX ? &a->entries[a->n_entries++] : oldest;
+    if (allowed && n_allowed >= AUDIT_ALLOWED_MAX)
+        return oldest[true];
+    if (a->n_entries < AUDIT_RECORDS_MAX)
+        return &a->entries[a->n_entries++];
+    if (!allowed)
+        return oldest[a->n_entries - n_allowed < AUDIT_RECORDS_MAX - AUDIT_ALLOWED_MAX];
+    return oldest[n_allowed > 0];
 }
 
-int audit_add(Audit *a, const AuditRecord *record, const AuditRecord **ret)
+static int add(Audit *a, const AuditRecord *record, uint64_t n, uint64_t same,
+               const AuditRecord **ret)
 {
     AuditRecord copy;
     Entry *place;
-    int r = copy_record(a, record, &copy);
+    int r = copy_record(a, record, n, &copy);
 
     if (r < 0)
         return r;
     a->number++;
-    place = place_for(a, hash(copy.subject));
-    audit_record_done(&place->record);
-    place->record = copy;
-    place->hash = hash(copy.subject);
-    if (a->sink)
-        a->sink(&place->record, a->userdata);
+    place = place_for(a, hash(copy.subject), streq(copy.verdict, "allowed"));
+    entry_done(a, place);
+    *place = (Entry){.record = copy,
+                     .hash = hash(copy.subject),
+                     .same = same,
+                     .allowed = streq(copy.verdict, "allowed")};
+    tell(a, place);
     if (ret)
         *ret = &place->record;
     return 0;
+}
+
+int audit_add(Audit *a, const AuditRecord *record, const AuditRecord **ret)
+{
+    return add(a, record, 1, 0, ret);
+}
+
+/* Never 0. The texts before they are cut and escaped: what differs there only is not the same. */
+static uint64_t hash_of_all(const AuditRecord *r)
+{
+    uint64_t h = hash(strempty(r->subject));
+
+    h = hash_more(h, r->verdict);
+    h = hash_more(h, strempty(r->permission));
+    h = hash_more(h, strempty(r->call));
+    h = hash_more(h, strempty(r->rule));
+    return hash_more(h, strempty(r->reason)) | 1;
+}
+
+int audit_count(Audit *a, const AuditRecord *record, uint64_t n, const AuditRecord **ret)
+{
+    uint64_t same = hash_of_all(record);
+
+    for (size_t i = 0; i < a->n_entries; i++) {
+        Entry *e = &a->entries[i];
+
+        if (e->same != same)
+            continue;
+        e->record.count += n;
+        e->record.last_usec = realtime();
+        /* a clock set back is no reason to be silent */
+        if (!e->allowed && (e->record.last_usec < e->told_usec ||
+                            e->record.last_usec - e->told_usec >= AUDIT_AGAIN_USEC))
+            tell(a, e);
+        if (ret)
+            *ret = &e->record;
+        return 0;
+    }
+    return add(a, record, n, same, ret);
 }
 
 const AuditRecord *audit_find(const Audit *a, const char *id)
@@ -184,42 +261,115 @@ const AuditRecord *audit_older(const Audit *a, uint64_t number)
     return best;
 }
 
-/* Returns whether this one may be logged, and how many before it were not. */
-static bool journal_admits(const AuditRecord *r, unsigned *ret_skipped)
-{
-    static struct {
-        uint64_t since;
-        unsigned n, skipped;
-    } buckets[JOURNAL_BUCKETS], *b;
+/* --- the journal ----------------------------------------------------------------------------- */
 
-    *ret_skipped = 0;
-    b = &buckets[hash(r->subject) % JOURNAL_BUCKETS];
-    if (r->time_usec < b->since || r->time_usec - b->since > JOURNAL_PERIOD_USEC) {
-        *ret_skipped = b->skipped;
-        b->since = r->time_usec;
-        b->n = b->skipped = 0;
+/* Who makes room first: nobody yet, one with nothing left to tell, the one longest silent. */
+static bool leaves_before(const struct AuditMeterSubject *a, const struct AuditMeterSubject *b)
+{
+    if (!a->subject || !b->subject)
+        return !a->subject && b->subject;
+    if (!a->skipped != !b->skipped)
+        return !a->skipped;
+    return a->since < b->since;
+}
+
+static struct AuditMeterSubject *meter_find(AuditMeter *m, const char *subject)
+{
+    struct AuditMeterSubject *place = &m->subjects[0];
+
+    for (size_t i = 0; i < AUDIT_METER_SUBJECTS; i++) {
+        struct AuditMeterSubject *s = &m->subjects[i];
+
+        if (s->subject && streq(s->subject, subject))
+            return s;
+        if (leaves_before(s, place))
+            place = s;
     }
-    if (b->n < JOURNAL_BURST) {
-        b->n++;
+    m->others_skipped += place->skipped;
+    free(place->subject);
+    *place = (struct AuditMeterSubject){.subject = strdup(subject)};
+    return place->subject ? place : NULL;
+}
+
+static bool period_is_over(const struct AuditMeterSubject *s, uint64_t now)
+{
+    return now < s->since || now - s->since > AUDIT_METER_PERIOD_USEC;
+}
+
+bool audit_meter_admits(AuditMeter *m, const char *subject, uint64_t now)
+{
+    struct AuditMeterSubject *s = meter_find(m, subject);
+
+    if (!s)
+        return true;
+    if (period_is_over(s, now)) {
+        s->since = now;
+        s->n = 0;
+    }
+    if (s->n < AUDIT_METER_BURST) {
+        s->n++;
         return true;
     }
-    b->skipped++;
+    s->skipped++;
     return false;
+}
+
+bool audit_meter_skipped(AuditMeter *m, uint64_t now, char **ret_subject, uint64_t *ret_skipped)
+{
+    for (size_t i = 0; i < AUDIT_METER_SUBJECTS; i++) {
+        struct AuditMeterSubject *s = &m->subjects[i];
+
+        if (!s->subject || !s->skipped || (now != UINT64_MAX && !period_is_over(s, now)))
+            continue;
+        *ret_subject = TAKE_PTR(s->subject);
+        *ret_skipped = s->skipped;
+        *s = (struct AuditMeterSubject){0};
+        return true;
+    }
+    if (m->others_skipped == 0 || !(*ret_subject = strdup("others")))
+        return false;
+    *ret_skipped = m->others_skipped;
+    m->others_skipped = 0;
+    return true;
+}
+
+static AuditMeter meter;
+
+static void tell_skipped(uint64_t now)
+{
+    uint64_t skipped;
+    char *subject;
+
+    while (audit_meter_skipped(&meter, now, &subject, &skipped)) {
+        (void)sd_journal_send("MESSAGE=%llu more records of %s were only counted",
+                              (unsigned long long)skipped, subject, "PRIORITY=%i", LOG_NOTICE,
+                              "SYSLOG_IDENTIFIER=h-securityd", "HYBRIDOS_SUBJECT=%s", subject,
+                              "HYBRIDOS_SKIPPED=%llu", (unsigned long long)skipped, NULL);
+        free(subject);
+    }
 }
 
 void audit_journal(const AuditRecord *r, void *userdata)
 {
-    unsigned skipped;
+    char count[48] = "";
 
-    if (!journal_admits(r, &skipped))
+    tell_skipped(r->last_usec);
+    if (!audit_meter_admits(&meter, r->subject, r->last_usec))
         return;
+    if (r->count > 1)
+        snprintf(count, sizeof count, ", %llu times", (unsigned long long)r->count);
     (void)sd_journal_send(
-        "MESSAGE=%s %s: %s %s%s%s (rule %s, %s)%s", r->id, r->verdict, r->subject,
-        *r->permission ? r->permission : "nothing", *r->call ? " for " : "", r->call, r->rule,
-        r->reason, skipped ? "; earlier ones of this subject were only counted" : "", "PRIORITY=%i",
-        5, "SYSLOG_IDENTIFIER=h-securityd", "HYBRIDOS_AUDIT=%s", r->id, "HYBRIDOS_VERDICT=%s",
+        "MESSAGE=%s %s: %s %s%s%s (rule %s, %s%s)", r->id, r->verdict, r->subject,
+        *r->permission ? r->permission : "nothing", *r->call ? " for " : "", r->call,
+        *r->rule ? r->rule : "none", r->reason, count, "PRIORITY=%i", LOG_NOTICE,
+        "SYSLOG_IDENTIFIER=h-securityd", "HYBRIDOS_AUDIT=%s", r->id, "HYBRIDOS_VERDICT=%s",
         r->verdict, "HYBRIDOS_SUBJECT=%s", r->subject, "HYBRIDOS_PERMISSION=%s", r->permission,
         "HYBRIDOS_CALL=%s", r->call, "HYBRIDOS_RULE=%s", r->rule, "HYBRIDOS_REASON=%s", r->reason,
-        "HYBRIDOS_GENERATION=%llu", (unsigned long long)r->generation, "HYBRIDOS_SKIPPED=%u",
-        skipped, NULL);
+        "HYBRIDOS_GENERATION=%llu", (unsigned long long)r->generation, "HYBRIDOS_COUNT=%llu",
+        (unsigned long long)r->count, NULL);
+}
+
+void audit_journal_end(void)
+{
+    tell_skipped(UINT64_MAX);
 }

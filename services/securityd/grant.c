@@ -58,8 +58,7 @@ int security_check_holds(const Security *s, const Subject *caller, const Rule *r
     return 0;
 }
 
-/* Never the same twice, also while the first one still waits for the bus. */
-static void fresh_id(Security *s, char *ret, size_t size)
+void security_fresh_id(Security *s, char *ret, size_t size)
 {
     do {
         s->last_id = MAX_OF(s->last_id, s->store->generation) + 1;
@@ -133,10 +132,14 @@ int security_grant_rule(Security *s, const Subject *caller, Rule *rule)
 
     /* The model first, so that what is written can also be loaded. */
     r = security_policy_with(s->policy, &rule, 1, NULL, &policy);
-    if (r >= 0)
-        r = write_rule(s, rule, caller);
     if (r < 0)
         return r;
+    r = write_rule(s, rule, caller);
+    if (r < 0) {
+        /* It may stand there all the same, and be in force after the next start. */
+        (void)remove_file(s, rule->id);
+        return r;
+    }
     security_adopt(s, TAKE_PTR(policy));
     security_move_rule(s, rule);
     r = security_accept(s);
@@ -178,7 +181,7 @@ int security_grant_check(Security *s, const Subject *caller, const char *id, con
         return -EACCES;
     }
     if (!*id) {
-        fresh_id(s, made, sizeof made);
+        security_fresh_id(s, made, sizeof made);
         id = made;
     }
     r = rule_new(RULE_GRANT, id, to, permissions, when, &rule, e);
@@ -215,9 +218,36 @@ int security_grant(Security *s, const Subject *caller, const char *id, const cha
     return r;
 }
 
-int security_revoke(Security *s, const Subject *caller, const char *id, hybus_config_error *e)
+/* *ret_removed: whether its file could be removed; positive: it is in force as before. */
+static int revoke_rule(Security *s, const Rule *rule, int *ret_removed)
 {
     _cleanup_(policy_unrefp) Policy *policy = NULL;
+    int r = security_policy_with(s->policy, NULL, 0, rule, &policy);
+
+    *ret_removed = 1;
+    if (r < 0)
+        return r;
+    /* From here on it is revoked, whatever happens to files. */
+    security_adopt(s, TAKE_PTR(policy));
+    security_move_rule(s, rule);
+    *ret_removed = remove_file(s, rule->id);
+    return security_accept(s);
+}
+
+void security_ungrant_rule(Security *s, Rule *rule)
+{
+    int removed, r;
+
+    rule_ref(rule);
+    r = revoke_rule(s, rule, &removed);
+    if (r < 0 || removed < 0)
+        hybus_log_errno(LOG_ERR, r < 0 ? r : removed, "Rule \"%s\" could not be taken back",
+                        rule->id);
+    rule_unref(rule);
+}
+
+int security_revoke(Security *s, const Subject *caller, const char *id, hybus_config_error *e)
+{
     _cleanup_(rule_unrefp) Rule *rule = policy_rule(s->policy, id);
     int r, removed;
 
@@ -229,14 +259,9 @@ int security_revoke(Security *s, const Subject *caller, const char *id, hybus_co
                                      id, rule->file, rule->line);
         return -EOPNOTSUPP;
     }
-    r = security_policy_with(s->policy, NULL, 0, rule, &policy);
-    if (r < 0)
+    r = revoke_rule(s, rule, &removed);
+    if (removed > 0)
         return r;
-    /* From here on it is revoked, whatever happens to files. */
-    security_adopt(s, TAKE_PTR(policy));
-    security_move_rule(s, rule);
-    removed = remove_file(s, id);
-    r = security_accept(s);
     security_note(s, caller, "Revoke", id);
     if (removed < 0 || r < 0) {
         hybus_log_errno(LOG_ERR, removed < 0 ? removed : r,

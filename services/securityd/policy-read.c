@@ -251,14 +251,20 @@ static int read_rule(const hybus_config_section *section, PolicyNotes *notes, Ru
 
 /* --- all rules ------------------------------------------------------------------------------- */
 
-static int note_file(PolicyNotes *notes, const char *file)
+int policy_note_development(const Policy *p, PolicyNotes *notes)
 {
-    const char *name = strrchr(file, '/');
+    Rule *const *rules;
+    size_t n = policy_rules(p, &rules);
+    int r = 0;
 
-    name = name ? name + 1 : file;
-    if (!notes || !strstr(name, "development") || words_contain(notes->development, name))
-        return 0;
-    return note(&notes->development, name);
+    for (size_t i = 0; i < n && r >= 0; i++) {
+        const char *slash = strrchr(rules[i]->file, '/');
+        const char *name = slash ? slash + 1 : rules[i]->file;
+
+        if (strstr(name, "development") && !words_contain(notes->development, name))
+            r = note(&notes->development, name);
+    }
+    return r;
 }
 
 static int build(Rule *const *rules, size_t n_rules, Policy **ret, hybus_config_error *e)
@@ -287,20 +293,25 @@ int policy_from_config(const hybus_config *c, Policy **ret, PolicyNotes *notes,
     const hybus_config_section *sections;
     size_t n = hybus_config_sections(c, &sections), n_rules = 0;
     _cleanup_(freep) Rule **rules = calloc(n ? n : 1, sizeof *rules);
+    _cleanup_(policy_unrefp) Policy *policy = NULL;
     int r = 0;
 
     if (!rules)
         return -ENOMEM;
     for (size_t i = 0; i < n && r >= 0; i++) {
         r = read_rule(&sections[i], notes, &rules[n_rules], e);
-        if (r >= 0)
-            r = note_file(notes, rules[n_rules++]->file);
+        n_rules += r >= 0;
     }
     if (r >= 0)
-        r = build(rules, n_rules, ret, e);
+        r = build(rules, n_rules, &policy, e);
+    if (r >= 0 && notes)
+        r = policy_note_development(policy, notes);
     for (size_t i = 0; i < n_rules; i++)
         rule_unref(rules[i]);
-    return r < 0 ? r : 0;
+    if (r < 0)
+        return r;
+    *ret = TAKE_PTR(policy);
+    return 0;
 }
 
 int policy_read_directories(const char *const *directories, Policy **ret, PolicyNotes *notes,

@@ -15,6 +15,8 @@ typedef struct PolicyNotes {
 } PolicyNotes;
 
 void policy_notes_done(PolicyNotes *notes);
+/* Names the development drop-ins that rules in force come from. */
+int policy_note_development(const Policy *p, PolicyNotes *notes);
 
 /* Judges an opened file: regular, of root or of ourselves, writable by nobody else, in a directory of
  * which the same holds. A hybus_config_file_check. */

@@ -338,19 +338,26 @@ static Verdict judge(const Policy *p, const Subject *s, const uint32_t *keys, si
                                    : "needs the consent of a person, and nobody has been asked"};
 }
 
-static bool holds_nothing(const Subject *s)
+/* Why this subject holds nothing, whatever the rules say; or NULL. */
+static const char *holds_nothing(const Subject *s)
 {
-    return s->remote ? s->ended : !s->group_only && !uid_may_hold(s->uid);
+    if (s->unknown)
+        return "the caller's identity cannot be established";
+    if (s->remote)
+        return s->ended ? "its token has been removed or has expired" : NULL;
+    if (!s->group_only && !uid_may_hold(s->uid))
+        return "overflow and dynamic uids never hold a permission";
+    /* A deny may speak of one that is not looked at. */
+    return s->n_gids > POLICY_GROUPS_MAX ? "more groups than can be judged" : NULL;
 }
 
 Verdict policy_judge(const Policy *p, const Subject *s, const char *permission)
 {
+    const char *nothing = holds_nothing(s);
     uint32_t keys[KEYS_MAX];
 
-    if (holds_nothing(s))
-        return (Verdict){.reason = s->remote
-                                       ? "its token has been removed or has expired"
-                                       : "overflow and dynamic uids never hold a permission"};
+    if (nothing)
+        return (Verdict){.reason = nothing};
     if (!permission || !permission_is_valid(permission))
         return (Verdict){.reason = "not a permission"};
     return judge(p, s, keys, keys_of(p, s, keys), permission);
@@ -379,6 +386,12 @@ static bool grant_suffices(const Rule *mine, const Rule *rule)
     return !mine->protocol || (rule->protocol && streq(mine->protocol, rule->protocol));
 }
 
+/* Such a deny does not stand in the way of handing on the rest: it binds the receiver too. */
+static bool binds_everybody(const Rule *rule)
+{
+    return words_contain(rule->subjects, "anyone") && !rule->conditions && !rule->protocol;
+}
+
 bool policy_holds(const Policy *p, const Subject *s, const char *pattern, const Rule *rule)
 {
     uint32_t keys[KEYS_MAX], found[CANDIDATES_MAX];
@@ -395,8 +408,8 @@ bool policy_holds(const Policy *p, const Subject *s, const char *pattern, const 
             const char *other = p->patterns.names[p->entries[i].pattern];
 
             if (mine->kind != RULE_GRANT) {
-                if (permission_pattern_covers(other, pattern) ||
-                    permission_pattern_covers(pattern, other))
+                if (!binds_everybody(mine) && (permission_pattern_covers(other, pattern) ||
+                                               permission_pattern_covers(pattern, other)))
                     return false;
                 continue;
             }

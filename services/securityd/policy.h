@@ -40,6 +40,6 @@ void policy_row(const Policy *p, const Subject *subject, const char *const *perm
                 size_t n_permissions, uint64_t *bits);
 
 /* Does the subject hold all of a pattern under (at most) the conditions of `rule`? Nobody grants
- * what they do not hold. */
+ * what they do not hold. A deny or ask of any part stands in the way, unless it binds everybody. */
 bool policy_holds(const Policy *p, const Subject *subject, const char *pattern,
                   const Rule *rule);

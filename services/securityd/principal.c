@@ -1,4 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include <hybus/log.h>
+
 #include "security-internal.h"
 
 void principal_free(Principal *p)
@@ -29,8 +31,7 @@ bool security_principal_is_void(Security *s, const Principal *p)
     const char *name = p->token ? startswith(p->token, "token:") : NULL;
     const Token *t = name ? store_token(s->store, name) : NULL;
 
-    /* A new token of the same name is another one. */
-    return !t || !streq(t->principal, p->name) || t->expires != p->expires ||
+    return !t || memcmp(t->hash, p->hash, sizeof t->hash) != 0 ||
            (t->expires && t->expires <= store_now(s->store));
 }
 
@@ -45,6 +46,7 @@ static int principal_of(Security *s, const Token *t, const Connect *c, Principal
     p->protocol = strdup(c->protocol);
     p->encrypted = c->tls && *c->tls;
     p->expires = t->expires;
+    memcpy(p->hash, t->hash, sizeof p->hash);
     if (asprintf(&p->token, "token:%s", t->name) < 0)
         p->token = NULL;
     if (!p->name || !p->protocol || !p->token)
@@ -122,6 +124,7 @@ bool security_expire(Security *s, uint64_t since)
 {
     uint64_t now = store_now(s->store);
     bool any = false;
+    int r;
 
     for (size_t i = 0; i < s->store->n_tokens; i++) {
         const Token *t = &s->store->tokens[i];
@@ -131,5 +134,8 @@ bool security_expire(Security *s, uint64_t since)
             any = true;
         }
     }
+    /* So that a clock that starts anew does not bring it back. */
+    if (any && (r = store_save(s->store)) < 0)
+        hybus_log_errno(LOG_WARNING, r, "Cannot write down the time at which a token expired");
     return any;
 }

@@ -24,6 +24,10 @@ static int append_record(sd_bus_message *m, const AuditRecord *r)
     e = e < 0 ? e : append_string(m, "audit", r->id);
     if (e >= 0 && r->time_usec)
         e = sd_bus_message_append(m, "{sv}", "time", "t", r->time_usec);
+    if (e >= 0 && r->count > 1)
+        e = sd_bus_message_append(m, "{sv}", "count", "t", r->count);
+    if (e >= 0 && r->count > 1)
+        e = sd_bus_message_append(m, "{sv}", "last", "t", r->last_usec);
     e = e < 0 ? e : append_string(m, "subject", r->subject);
     e = e < 0 ? e : append_string(m, "permission", r->permission);
     e = e < 0 ? e : append_string(m, "call", r->call);
@@ -604,7 +608,8 @@ static int get_statistics(sd_bus *bus, const char *path, const char *interface,
         {"rows", s->rows},       {"judgements", s->judgements},
         {"denied", s->denied},   {"connections", s->connections},
         {"checks", s->checks},   {"throttled", s->throttled},
-        {"used", s->used},       {"rules", policy_rules(b->security->policy, NULL)},
+        {"used", s->used},       {"limited", s->limited},
+        {"rules", policy_rules(b->security->policy, NULL)},
     };
     int r = sd_bus_message_open_container(reply, 'a', "{st}");
 

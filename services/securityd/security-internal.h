@@ -22,5 +22,10 @@ int security_check_holds(const Security *s, const Subject *caller, const Rule *r
 /* Writes the rule and puts it in force: 1, or negative and nothing has changed. */
 int security_grant_rule(Security *s, const Subject *caller, Rule *rule);
 
+/* Takes back what security_grant_rule() did. */
+void security_ungrant_rule(Security *s, Rule *rule);
+/* An id that no rule has; never the same twice, also while the first one still waits for the bus. */
+void security_fresh_id(Security *s, char *ret, size_t size);
+
 /* Shows the setup code as long as nobody has claimed the device. */
 int security_offer_code(Security *s);

@@ -36,8 +36,12 @@ static uint32_t slot_of(const char *key)
 
 const char *security_subject_name(const Subject *subject)
 {
-    static char text[32];
+    static char text[300];
 
+    if (subject->unknown) {
+        snprintf(text, sizeof text, "bus:%.255s", strempty(subject->bus_name));
+        return text;
+    }
     if (subject->remote)
         return subject->name ? subject->name : "anonymous";
     if (subject->group_only)
@@ -144,7 +148,7 @@ static int take(Security *s, Policy *policy, Catalogue *catalogue, PolicyNotes *
     PolicyNotes old = s->notes;
     bool changed = !s->policy || s->fallback || !policy_equal(s->policy, policy) ||
                    !s->catalogue || !catalogue_equal(s->catalogue, catalogue);
-    int r = 0;
+    int r;
 
     security_adopt(s, policy);
     catalogue_free(s->catalogue);
@@ -154,10 +158,13 @@ static int take(Security *s, Policy *policy, Catalogue *catalogue, PolicyNotes *
     if (changed) {
         (void)hybus_page_writer_bump(s->page, UINT32_MAX);
         r = security_accept(s);
+        /* In force it is all the same, and the files are there at the next start. */
+        if (r < 0)
+            hybus_log_errno(LOG_ERR, r, "The policy in force could not be kept for the next boot");
     }
     audit_notes(s, &old);
     policy_notes_done(&old);
-    return r < 0 ? r : changed;
+    return changed;
 }
 
 int security_reload(Security *s)
@@ -187,6 +194,10 @@ static int load_policy(Security *s)
     int r;
 
     r = accepted_load(s->settings->state_directory, &s->policy, &s->catalogue);
+    if (r >= 0)
+        r = policy_note_development(s->policy, &s->notes);
+    if (r == -ENOMEM)
+        return r;
     if (r < 0 && r != -ENOENT)
         hybus_log_errno(LOG_ERR, r, "The last accepted policy is damaged and not used");
     if (r < 0) {
@@ -208,6 +219,7 @@ static int load_policy(Security *s)
 int security_new(const SecuritySettings *settings, AuditSink sink, Security **ret)
 {
     _cleanup_(security_freep) Security *s = calloc(1, sizeof *s);
+    const Subject self = {.uid = geteuid()};
     int r;
 
     if (!s)
@@ -226,6 +238,11 @@ int security_new(const SecuritySettings *settings, AuditSink sink, Security **re
         r = store_open(settings->state_directory, &s->store);
     if (r < 0)
         return r;
+    if (s->store->damaged) {
+        hybus_error("%s was damaged: users and tokens are gone; local root can make new ones",
+                    settings->state_directory);
+        security_note(s, &self, "state", "damaged: users and tokens are gone");
+    }
     if (s->store->restored)
         hybus_warning("The state comes from elsewhere or from a backup: all tokens are void");
     r = load_policy(s);
@@ -257,7 +274,7 @@ void security_free(Security *s)
 Verdict security_judge(Security *s, const Subject *subject, const Question *q)
 {
     s->statistics.judgements++;
-    if (!q->permission)
+    if (!q->permission && !subject->unknown)
         return (Verdict){.reason = q->interface && *q->interface
                                        ? "this member carries no permission: nobody may use it"
                                        : "the call names no interface"};
@@ -274,8 +291,10 @@ static int suggest(const Subject *subject, const Question *q, const Verdict *v, 
     const char *name = security_subject_name(subject);
     int n;
 
-    if (v->allowed || !q->permission)
+    if (v->allowed || !q->permission || subject->unknown)
         n = asprintf(ret, "%s", "");
+    else if (subject->ended)
+        n = asprintf(ret, "%s", "make a new token: h-policy token add");
     else if (v->rule)
         n = asprintf(ret, "change rule %s in %s:%u", v->rule->id, v->rule->file, v->rule->line);
     else if (v->candidate)
@@ -297,7 +316,7 @@ static int describe_call(const Question *q, char **ret)
     int n;
 
     if (!q->interface && !q->member)
-        n = asprintf(ret, "%s", "");
+        n = asprintf(ret, "%s", strempty(q->service));
     else
         n = asprintf(ret, "%s%s%.255s.%.255s (%s)%s%.255s", strempty(q->service),
                      q->service ? ": " : "", strempty(q->interface), strempty(q->member),
@@ -350,6 +369,46 @@ int security_refuse(Security *s, const Subject *subject, const Question *q, Verd
     r = audit_add(s->audit, &record, ret_record);
     audit_record_done(&record);
     return r;
+}
+
+void security_used(Security *s, const Subject *subject, const char *permission,
+                   const char *service, uint64_t n)
+{
+    const Verdict v = policy_judge(s->policy, subject, permission);
+    const AuditRecord record = {
+        .verdict = "allowed",
+        .layer = 2,
+        .generation = security_generation(s),
+        .subject = (char *)security_subject_name(subject),
+        .permission = (char *)permission,
+        .call = (char *)service,
+        .rule = v.allowed ? v.rule->id : (char *)"",
+        .file = v.allowed ? v.rule->file : (char *)"",
+        .line = v.allowed ? v.rule->line : 0,
+        .reason = (char *)(v.allowed ? v.reason : "granted then, and no longer"),
+    };
+
+    s->statistics.used += n;
+    (void)audit_count(s->audit, &record, n, NULL);
+}
+
+void security_turned_away(Security *s, const Subject *subject, const Question *q,
+                          const char *reason, uint64_t n)
+{
+    AuditRecord record = {
+        .verdict = "limited",
+        .layer = 2,
+        .generation = security_generation(s),
+        .subject = (char *)security_subject_name(subject),
+        .rule = (char *)"",
+        .reason = (char *)reason,
+    };
+
+    s->statistics.limited += n;
+    if (describe_call(q, &record.call) < 0)
+        return;
+    (void)audit_count(s->audit, &record, n, NULL);
+    free(record.call);
 }
 
 void security_note(Security *s, const Subject *subject, const char *call, const char *reason)

@@ -35,14 +35,15 @@ typedef struct Principal {
     char *name, *token, *protocol;
     char **roles;
     bool encrypted;
-    uint64_t expires; /* as in Token */
+    uint64_t expires;          /* as in Token */
+    uint8_t hash[SHA256_SIZE]; /* of the token: a later one of the same name is another */
 } Principal;
 
 void principal_free(Principal *p);
 HYBUS_DEFINE_CLEANUP(Principal, principal_free)
 
 typedef struct SecurityStatistics {
-    uint64_t rows, judgements, denied, connections, checks, throttled, used;
+    uint64_t rows, judgements, denied, connections, checks, throttled, used, limited;
 } SecurityStatistics;
 
 typedef struct Security {
@@ -99,9 +100,11 @@ int security_add_token(Security *s, const Subject *caller, const char *name, con
                        char *const *roles, uint64_t lifetime_usec, char **ret_secret,
                        hybus_config_error *e);
 
-/* The first administrator. -EACCES (wrong code, or claimed already), -EAGAIN with *ret_wait in µs. */
+/* An administrator. Of a device that nobody has claimed: for local root, or with the setup code. Later:
+ * for those who may make tokens and hold all that they hand on. -EACCES, -EINVAL, -ENOBUFS; -EAGAIN
+ * with *ret_wait in µs. After a failure all is as it was. */
 int security_setup(Security *s, const Subject *caller, const char *code, const char *user,
-                   char **ret_secret, uint64_t *ret_wait);
+                   char **ret_secret, uint64_t *ret_wait, hybus_config_error *e);
 
 /* What a client from outside is. -EKEYREJECTED, -EACCES, -EAGAIN with *ret_wait in µs. *ret NULL:
  * anonymous. */
@@ -128,5 +131,11 @@ int security_explain(Security *s, const Subject *subject, const Question *q, con
 /* Judges and records a refusal; *ret_record is NULL when it is allowed. */
 int security_refuse(Security *s, const Subject *subject, const Question *q, Verdict *ret,
                     const AuditRecord **ret_record);
+/* What a filter has let pass: the first of each kind is recorded, the rest counted. */
+void security_used(Security *s, const Subject *subject, const char *permission,
+                   const char *service, uint64_t n);
+/* What a filter turned away without a judgement, and why; counted likewise. */
+void security_turned_away(Security *s, const Subject *subject, const Question *q,
+                          const char *reason, uint64_t n);
 /* Records a change of policy, user or token. */
 void security_note(Security *s, const Subject *subject, const char *call, const char *reason);

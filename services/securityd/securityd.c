@@ -44,6 +44,7 @@ static void manager_done(Manager *m)
     security_bus_free(m->bus);
     bus_policy_free(m->bus_policy);
     security_free(m->security);
+    audit_journal_end();
 }
 
 static int on_reload(hybus_daemon *d, void *userdata)

@@ -37,8 +37,9 @@ int security_offer_code(Security *s)
     r = write_file_atomically(runtime, CODE_FILE, s->setup_code, strlen(s->setup_code), 0600);
     if (r >= 0) {
         n = snprintf(issue, sizeof issue,
-                     "\nThis HybridOS device has no administrator yet. To become one:\n"
-                     "    h-policy setup --code %s\n\n",
+                     "\nThis HybridOS device has no administrator yet. To become one, run\n"
+                     "    h-policy setup --code\n"
+                     "and enter %s\n\n",
                      s->setup_code);
         r = write_file_atomically(runtime, ISSUE_FILE, issue, (size_t)n, 0600);
     }
@@ -93,15 +94,10 @@ static bool code_is_right(const Security *s, const char *code)
     return right;
 }
 
-static int check_claim(Security *s, const Subject *caller, const char *code, uint64_t *ret_wait)
+static int check_code(Security *s, const Subject *caller, const char *code, uint64_t *ret_wait)
 {
-    char peer[32];
+    const char *peer = security_subject_name(caller);
 
-    if (!caller->remote && caller->uid == 0)
-        return 0;
-    if (s->store->claimed || !code || !*code)
-        return -EACCES;
-    snprintf(peer, sizeof peer, "uid %u", caller->uid);
     *ret_wait = throttle_wait(&s->codes, peer, security_boottime());
     if (*ret_wait > 0) {
         s->statistics.throttled++;
@@ -113,53 +109,116 @@ static int check_claim(Security *s, const Subject *caller, const char *code, uin
     return -EACCES;
 }
 
-static int grant_administrator(Security *s, const Subject *caller, const char *user)
+static int check_claim(Security *s, const Subject *caller, const char *code, uint64_t *ret_wait,
+                       hybus_config_error *e)
 {
-    _cleanup_(hybus_config_error_done) hybus_config_error e = {0};
-    _cleanup_(rule_unrefp) Rule *rule = NULL;
-    char id[80], to[80];
     int r;
 
-    snprintf(id, sizeof id, "administrator-%s", user);
-    id[64] = '\0';
-    snprintf(to, sizeof to, "user:%s", user);
-    if (policy_rule(s->policy, id))
+    if (s->fallback) {
+        (void)hybus_config_error_set(e, NULL, "no policy could be read; repair the files first");
+        return -EACCES;
+    }
+    if (s->store->claimed) {
+        if (policy_judge(s->policy, caller, "security.tokens").allowed)
+            return 0;
+        (void)hybus_config_error_set(e, NULL, "this device has an administrator already");
+        return -EACCES;
+    }
+    if (!caller->remote && caller->uid == 0)
         return 0;
-    r = rule_new(RULE_GRANT, id, to, "*", "encrypted", &rule, &e);
-    return r < 0 ? r : security_grant_rule(s, caller, rule);
+    r = code && *code ? check_code(s, caller, code, ret_wait) : -EACCES;
+    if (r == -EACCES)
+        (void)hybus_config_error_set(e, NULL, "%s", code && *code ? "wrong setup code"
+                                                                  : "the setup code is needed");
+    return r;
 }
 
-int security_setup(Security *s, const Subject *caller, const char *code, const char *user,
-                   char **ret_secret, uint64_t *ret_wait)
+/* A rule of that name may be somebody else's. */
+static bool makes_administrator(const Rule *rule, const char *subject)
 {
-    char principal[80], name[80];
-    int r = check_claim(s, caller, code, ret_wait);
+    return rule->kind == RULE_GRANT && streq(rule->to, subject) && streq(rule->permission, "*") &&
+           streq(strempty(rule->when), "encrypted");
+}
 
-    if (r < 0) {
-        security_note(s, caller, "setup", "refused");
+/* *ret: the rule that was made; NULL: it was there already. */
+static int grant_administrator(Security *s, const Subject *caller, const char *user, Rule **ret,
+                               hybus_config_error *e)
+{
+    _cleanup_(rule_unrefp) Rule *rule = NULL;
+    char id[80], to[80];
+    const Rule *old;
+    int r;
+
+    snprintf(to, sizeof to, "user:%s", user);
+    snprintf(id, sizeof id, "administrator-%s", user);
+    old = policy_rule(s->policy, id);
+    if (old && makes_administrator(old, to))
+        return 0;
+    if (old || !rule_id_is_valid(id))
+        security_fresh_id(s, id, sizeof id);
+    r = rule_new(RULE_GRANT, id, to, "*", "encrypted", &rule, e);
+    /* Of a device that nobody has claimed it comes from the owner, who holds nothing yet. */
+    if (r >= 0 && s->store->claimed)
+        r = security_check_holds(s, caller, rule, e);
+    if (r >= 0)
+        r = security_grant_rule(s, caller, rule);
+    if (r >= 0)
+        *ret = TAKE_PTR(rule);
+    return r;
+}
+
+/* User, token and the claim, in one write. */
+static int make_administrator(Security *s, const char *user, char **ret_secret)
+{
+    bool known = store_user(s->store, user), claimed = s->store->claimed;
+    char principal[80], name[80];
+    int r = known ? 0 : store_add_user(s->store, user);
+
+    if (r < 0)
         return r;
-    }
-    if (!principal_name_is_valid(user) || s->fallback)
-        return -EINVAL;
     snprintf(principal, sizeof principal, "user:%s", user);
     snprintf(name, sizeof name, "setup-%.50s", user);
     for (unsigned n = 2; store_token(s->store, name); n++)
         snprintf(name, sizeof name, "setup-%.50s-%u", user, n);
-    r = grant_administrator(s, caller, user);
-    if (r < 0)
-        return r;
-    if (!store_user(s->store, user))
-        r = store_add_user(s->store, user);
-    if (r >= 0)
-        r = store_add_token(s->store, name, principal, NULL, 0, ret_secret);
-    if (r < 0)
-        return r;
-    s->store->claimed = true;
-    r = store_save(s->store);
-    if (r < 0) {
+    r = store_add_token(s->store, name, principal, NULL, 0, ret_secret);
+    if (r >= 0) {
+        s->store->claimed = true;
+        r = store_save(s->store);
+        if (r >= 0)
+            return 0;
+        s->store->claimed = claimed;
         explicit_bzero(*ret_secret, strlen(*ret_secret));
         free(TAKE_PTR(*ret_secret));
         (void)store_remove_token(s->store, name);
+    }
+    if (!known)
+        (void)store_remove_user(s->store, user);
+    return r;
+}
+
+int security_setup(Security *s, const Subject *caller, const char *code, const char *user,
+                   char **ret_secret, uint64_t *ret_wait, hybus_config_error *e)
+{
+    _cleanup_(rule_unrefp) Rule *rule = NULL;
+    int r = check_claim(s, caller, code, ret_wait, e);
+
+    if (r >= 0 && !principal_name_is_valid(user)) {
+        (void)hybus_config_error_set(e, NULL, "\"%.80s\" is not a user name (1 to 64 of a-z 0-9 _ -)",
+                                     user);
+        return -EINVAL;
+    }
+    /* The rule first: without a user it is good for nothing, while a user without it would leave a
+     * claimed device that nobody administers. */
+    if (r >= 0)
+        r = grant_administrator(s, caller, user, &rule, e);
+    if (r < 0) {
+        security_note(s, caller, "setup", r == -EAGAIN ? "throttled" : "refused");
+        return r;
+    }
+    r = make_administrator(s, user, ret_secret);
+    if (r < 0) {
+        if (rule)
+            security_ungrant_rule(s, rule);
         return r;
     }
     withdraw_code(s);

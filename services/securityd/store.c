@@ -10,7 +10,9 @@
 
 #include "policy.h"
 
-#define STATE_FILE "state.json"
+#define STATE_FILE "state"
+#define DAMAGED_FILE "state.damaged"
+#define STATE_KIND "state"
 #define ANCHOR_FILE "anchor"
 #define STATE_MAX (4u * 1024u * 1024u)
 #define SECRET_PREFIX "hyb_"
@@ -151,13 +153,9 @@ static int load(Store *s, const char *text, size_t size, const char *anchor)
     return r;
 }
 
-int store_open(const char *directory, Store **ret)
+static int store_new(const char *directory, Store **ret)
 {
     _cleanup_(store_freep) Store *s = calloc(1, sizeof *s);
-    _cleanup_(freep) char *text = NULL;
-    char anchor[64];
-    size_t size = 0;
-    int r;
 
     if (!s)
         return -ENOMEM;
@@ -166,11 +164,44 @@ int store_open(const char *directory, Store **ret)
     s->tokens = calloc(STORE_TOKENS_MAX, sizeof *s->tokens);
     if (!s->directory || !s->users || !s->tokens)
         return -ENOMEM;
-    r = anchor_time(directory, anchor);
+    *ret = TAKE_PTR(s);
+    return 0;
+}
+
+/* A device that nobody can reach must start, but not as one that the next visitor may claim. */
+static int start_over(const char *directory, Store **ret)
+{
+    _cleanup_(store_freep) Store *s = NULL;
+    _cleanup_(closep) int dir = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int r = dir < 0 ? -errno : store_new(directory, &s);
+
+    if (r >= 0 && renameat(dir, STATE_FILE, dir, DAMAGED_FILE) < 0)
+        r = -errno;
+    if (r < 0)
+        return r;
+    s->claimed = s->damaged = true;
+    *ret = TAKE_PTR(s);
+    return 0;
+}
+
+int store_open(const char *directory, Store **ret)
+{
+    _cleanup_(store_freep) Store *s = NULL;
+    _cleanup_(freep) char *text = NULL;
+    char anchor[64];
+    size_t size = 0;
+    int r;
+
+    r = store_new(directory, &s);
     if (r >= 0)
-        r = read_file_limited(directory, STATE_FILE, STATE_MAX, &text, &size);
+        r = anchor_time(directory, anchor);
+    if (r < 0)
+        return r;
+    r = read_checked_file(directory, STATE_FILE, STATE_KIND, STATE_MAX, &text, &size);
     if (r >= 0)
         r = load(s, text, size, anchor);
+    if (r == -EBADMSG || r == -EPERM || r == -EFBIG || r == -ELOOP)
+        return start_over(directory, ret);
     if (r < 0 && r != -ENOENT)
         return r;
     *ret = TAKE_PTR(s);
@@ -227,7 +258,7 @@ int store_save(Store *s)
     text = json_dumps(j, JSON_INDENT(1));
     if (!text)
         return -ENOMEM;
-    return write_file_atomically(s->directory, STATE_FILE, text, strlen(text), 0600);
+    return write_checked_file(s->directory, STATE_FILE, STATE_KIND, text, strlen(text));
 }
 
 uint64_t store_now(Store *s)

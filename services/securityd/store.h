@@ -36,9 +36,10 @@ typedef struct Store {
     uint64_t floor; /* no earlier time than this has been since the last write */
     bool claimed;
     bool restored; /* the tokens have been made void, see above */
+    bool damaged;  /* started over: users and tokens are gone, but nobody can claim the device anew */
 } Store;
 
-/* -EBADMSG: the file is damaged. A missing one is an empty store. */
+/* A missing file is an empty store. A damaged one (or one that others can write) is put aside. */
 int store_open(const char *directory, Store **ret);
 void store_free(Store *s);
 HYBUS_DEFINE_CLEANUP(Store, store_free)

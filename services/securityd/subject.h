@@ -18,6 +18,8 @@ int subject_parse(const char *word, char **ret);
 typedef enum Knowledge { UNKNOWN = -1, NO = 0, YES = 1 } Knowledge;
 
 typedef struct Subject {
+    bool unknown; /* a connection to the bus whose credentials nobody attests: it holds nothing */
+    const char *bus_name; /* of an unknown one */
     bool remote;
     /* local */
     uint32_t uid;

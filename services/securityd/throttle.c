@@ -9,14 +9,21 @@ void throttle_init(Throttle *t, uint64_t cost, uint64_t burst, uint64_t all_cost
     *t = (Throttle){.cost = cost, .burst = burst, .all_cost = all_cost, .all_burst = all_burst};
 }
 
-/* A peer is an IPv4 address or an IPv6 network of 64 bits; ports are no matter. */
+static uint64_t hash(const void *data, size_t size)
+{
+    const unsigned char *bytes = data;
+    uint64_t h = 0xcbf29ce484222325u;
+
+    for (size_t i = 0; i < size; i++)
+        h = (h ^ bytes[i]) * 0x100000001b3u;
+    return (h ^ h >> 31) | 1;
+}
+
 static uint64_t peer_hash(const char *peer)
 {
     char text[INET6_ADDRSTRLEN + 32];
     unsigned char address[16] = {0};
-    size_t size = sizeof address;
     char *end;
-    uint64_t h = 0xcbf29ce484222325u;
 
     snprintf(text, sizeof text, "%s", strempty(peer));
     if (text[0] == '[' && (end = strchr(text, ']'))) {
@@ -28,18 +35,13 @@ static uint64_t peer_hash(const char *peer)
         *end = '\0';
     if (inet_pton(AF_INET6, text, address) == 1) {
         static const unsigned char mapped[12] = {[10] = 0xff, [11] = 0xff};
-        if (memcmp(address, mapped, sizeof mapped) == 0) {
-            memmove(address, address + 12, 4);
-            size = 4;
-        } else
-            size = 8;
-    } else if (inet_pton(AF_INET, text, address) == 1)
-        size = 4;
-    else
-        size = 1; /* all that we cannot tell apart are one */
-    for (size_t i = 0; i < size; i++)
-        h = (h ^ address[i]) * 0x100000001b3u;
-    return (h ^ h >> 31) | 1;
+        if (memcmp(address, mapped, sizeof mapped) == 0)
+            return hash(address + sizeof mapped, 4);
+        return hash(address, 8);
+    }
+    if (inet_pton(AF_INET, text, address) == 1)
+        return hash(address, 4);
+    return hash(strempty(peer), strlen(strempty(peer)));
 }
 
 static const ThrottleBucket *find(const Throttle *t, uint64_t hash)

@@ -22,7 +22,8 @@ typedef struct Throttle {
 void throttle_init(Throttle *t, uint64_t cost, uint64_t burst, uint64_t all_cost,
                    uint64_t all_burst);
 
-/* Counts a failure of `peer` ("192.0.2.7:4711"; an IPv6 network of 64 bits is one peer) at `now`.
+/* Counts a failure of `peer` at `now`. "192.0.2.7:4711" is an address, whatever the port; of an IPv6
+ * address only the network of 64 bits counts; any other text is a peer by itself ("uid 1000").
  * Returns 0 when it is within what is allowed, else the µs to wait. */
 uint64_t throttle_failure(Throttle *t, const char *peer, uint64_t now);
 
