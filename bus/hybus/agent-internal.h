@@ -105,7 +105,8 @@ int agent_error_code(const json_t *answer);
  * that no callback runs inside a caller's question. */
 void agent_flush(hybus_agent *a);
 /* Takes over `o`. */
-void agent_send_note(hybus_agent *a, json_t *o, bool droppable);
+/* false: it was dropped. */
+bool agent_send_note(hybus_agent *a, json_t *o, bool droppable);
 void agent_notes_drop(hybus_agent *a);
 void agent_questions_free(hybus_agent *a);
 void agent_arm_deadline(hybus_agent *a);

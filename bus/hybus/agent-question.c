@@ -24,6 +24,8 @@ static int subject_json(json_t *o, const hybus_subject *s)
     json_t *gids;
     int r = 0;
 
+    if (s->unknown)
+        return json_object_set_new(o, "name", json_string(strempty(s->bus_name)));
     if (s->remote)
         return json_object_set_new(o, "handle", json_integer((json_int_t)s->handle));
     gids = json_array();
@@ -87,22 +89,23 @@ full:
     agent_want(a, EPOLLIN | EPOLLOUT);
 }
 
-void agent_send_note(hybus_agent *a, json_t *o, bool droppable)
+bool agent_send_note(hybus_agent *a, json_t *o, bool droppable)
 {
     _cleanup_(freep) char *packet = o ? dump(o) : NULL;
     Note *n;
 
     json_decref(o);
     if (a->fd < 0 || !a->ready)
-        return; /* what it speaks of ended with the connection */
+        return false; /* what it speaks of ended with the connection */
     if (!packet || (droppable && a->n_notes >= AGENT_NOTES_MAX) || !(n = calloc(1, sizeof *n))) {
         a->dropped++;
-        return;
+        return false;
     }
     n->packet = TAKE_PTR(packet);
     TAILQ_INSERT_TAIL(&a->notes, n, queue);
     a->n_notes++;
     agent_flush(a);
+    return true;
 }
 
 /* --- questions ------------------------------------------------------------------------------- */
@@ -333,6 +336,20 @@ void hybus_agent_used(hybus_agent *a, const hybus_subject *subject, const char *
         o = NULL;
     }
     agent_send_note(a, o, true);
+}
+
+bool hybus_agent_unjudged(hybus_agent *a, const hybus_subject *subject, const char *reason,
+                          const char *interface, const char *member, uint64_t count)
+{
+    json_t *o = json_pack("{ss ss ss* ss* sI}", "op", "unjudged", "reason", reason, "interface",
+                          interface, "member", member, "count",
+                          (json_int_t)MIN_OF(count, (uint64_t)1 << 53));
+
+    if (o && subject_json(o, subject) != 0) {
+        json_decref(o);
+        o = NULL;
+    }
+    return agent_send_note(a, o, true);
 }
 
 void hybus_agent_release(hybus_agent *a, uint64_t handle)

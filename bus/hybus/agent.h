@@ -24,6 +24,7 @@ typedef struct hybus_agent_question hybus_agent_question;
  * SO_PEERCRED/SO_PEERGROUPS, and for bus callers the unique name so that a bound connection is
  * recognised), or a remote principal by handle (0: anonymous). */
 typedef struct hybus_subject {
+    bool unknown; /* bus_name, whose credentials the bus does not attest: holds nothing */
     bool remote;
     uint64_t handle; /* remote: from hybus_agent_check_connection() */
     uint32_t uid;
@@ -118,6 +119,13 @@ HYBUS_EXPORT int hybus_agent_judge(hybus_agent *a, const hybus_subject *subject,
  * One way, may be dropped under load (the drop is counted). */
 HYBUS_EXPORT void hybus_agent_used(hybus_agent *a, const hybus_subject *subject,
                                    const char *permission, uint64_t count);
+
+/* Tells the agent of `count` calls that were refused without a judgement: "limit" (too many of them
+ * waited) or "identity" (the caller left before it was known). interface and member may be NULL.
+ * One way; false: it was not told, and the count should be told later. */
+HYBUS_EXPORT bool hybus_agent_unjudged(hybus_agent *a, const hybus_subject *subject,
+                                       const char *reason, const char *interface,
+                                       const char *member, uint64_t count);
 
 /* CheckConnection: a connect request from outside. Strings may be NULL when unknown. */
 typedef struct hybus_connection {

@@ -49,6 +49,8 @@ struct Sender {
     hybus_agent_question *question;
     struct Calls calls, refused;
     size_t n_calls;
+    uint64_t limited;  /* calls over a limit that the agent has not been told of */
+    bool limited_told; /* of the first */
     char name[];
 };
 
@@ -59,6 +61,7 @@ struct hybus_mediator {
     sd_bus_slot *filter, *owner_match;
     sd_event_source *deadline, *flush;
     bool flushing; /* the timer is set */
+    uint64_t limited; /* as in Sender, of callers for whom there is no place in the table */
     struct members *members;
     Sender *buckets[MEDIATE_BUCKETS];
     TAILQ_HEAD(Senders, Sender) senders; /* least recently used first */
@@ -76,8 +79,12 @@ bool hybus_mediator_idle(const hybus_mediator *m);
 int hybus_mediator_filter(sd_bus_message *message, void *mediator, sd_bus_error *error);
 
 void mediate_refuse(sd_bus_message *m, int error, const char *text);
-/* Returns 1: the message has been dealt with. */
-int mediate_over_limit(hybus_mediator *m, sd_bus_message *message);
+/* Returns 1: the message has been dealt with. `s` NULL: of a caller for whom there is no place. */
+int mediate_over_limit(hybus_mediator *m, Sender *s, sd_bus_message *message);
+/* A parked call whose caller the bus does not attest: the agent refuses and records it. */
+void mediate_deny_unknown(Call *c);
+/* Counts are told to the agent later. */
+void mediate_flush_later(hybus_mediator *m);
 void mediate_unavailable(hybus_mediator *m, sd_bus_message *message);
 
 /* --- mediate-sender.c ------------------------------------------------------------------------ */
@@ -87,9 +94,11 @@ Sender *sender_find(hybus_mediator *m, const char *name, uint32_t bucket);
 /* NULL: no room, no memory, or no name of a connection. */
 Sender *sender_new(hybus_mediator *m, const char *name, uint32_t bucket);
 void sender_free(Sender *s);
+/* It has left the bus. Calls whose caller was never known are told to the agent. */
+void sender_left(Sender *s);
 void sender_touch(Sender *s);
 hybus_subject sender_subject(const Sender *s);
-/* Tells the agent the counts of uses that it has not been told yet. */
+/* Tells the agent the counts that it has not been told yet. */
 void sender_report(Sender *s);
 void sender_drop_row(Sender *s);
 /* Finds out who it is, then what it may; its parked calls go on or are refused. */

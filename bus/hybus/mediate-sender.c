@@ -104,14 +104,22 @@ uint32_t sender_bucket(const char *name)
 
 hybus_subject sender_subject(const Sender *s)
 {
-    return (hybus_subject){
-        .uid = s->uid, .gids = s->gids, .n_gids = s->n_gids, .bus_name = s->name};
+    return (hybus_subject){.unknown = !s->known,
+                           .uid = s->uid,
+                           .gids = s->gids,
+                           .n_gids = s->n_gids,
+                           .bus_name = s->name};
 }
 
 void sender_report(Sender *s)
 {
     hybus_subject subject = sender_subject(s);
 
+    if (s->limited > 0 &&
+        hybus_agent_unjudged(s->mediator->agent, &subject, "limit", NULL, NULL, s->limited)) {
+        s->limited = 0;
+        s->limited_told = true;
+    }
     if (!s->counted)
         return;
     s->counted = false;
@@ -199,6 +207,18 @@ Sender *sender_new(hybus_mediator *m, const char *name, uint32_t bucket)
     return s;
 }
 
+void sender_left(Sender *s)
+{
+    hybus_subject subject = sender_subject(s);
+    Call *first = TAILQ_FIRST(&s->calls);
+
+    if (s->known || !first)
+        return;
+    (void)hybus_agent_unjudged(s->mediator->agent, &subject, "identity",
+                               sd_bus_message_get_interface(first->message),
+                               sd_bus_message_get_member(first->message), s->n_calls);
+}
+
 void sender_touch(Sender *s)
 {
     struct Senders *l = &s->mediator->senders;
@@ -221,9 +241,7 @@ static void identity_failed(Sender *s)
         next = TAILQ_NEXT(c, queue);
         if (c->state != CALL_PARKED)
             continue;
-        s->mediator->statistics.denied++;
-        mediate_refuse(c->message, -EACCES, "The caller's identity cannot be established");
-        call_free(c);
+        mediate_deny_unknown(c);
     }
 }
 
@@ -265,7 +283,7 @@ static void resume(Sender *s)
             continue;
         c->state = CALL_RESUMED;
         if (sd_bus_enqueue_for_read(s->mediator->bus, c->message) < 0) {
-            (void)mediate_over_limit(s->mediator, c->message);
+            (void)mediate_over_limit(s->mediator, s, c->message);
             call_free(c);
         }
     }

@@ -31,9 +31,38 @@ void mediate_refuse(sd_bus_message *m, int error, const char *text)
     (void)sd_bus_reply_method_error(m, &e); /* none when the caller wants none */
 }
 
-int mediate_over_limit(hybus_mediator *m, sd_bus_message *message)
+void mediate_flush_later(hybus_mediator *m)
+{
+    if (_likely_(m->flushing))
+        return;
+    m->flushing = true;
+    (void)sd_event_source_set_time_relative(m->flush, FLUSH_USEC);
+    (void)sd_event_source_set_enabled(m->flush, SD_EVENT_ONESHOT);
+}
+
+/* The first one of a caller is told at once, the others as a count: a flood costs nobody but itself. */
+static void count_limited(hybus_mediator *m, Sender *s, sd_bus_message *message)
+{
+    hybus_subject subject;
+
+    if (!s) {
+        m->limited++;
+    } else if (s->limited_told) {
+        s->limited++;
+    } else {
+        subject = sender_subject(s);
+        s->limited_told =
+            hybus_agent_unjudged(m->agent, &subject, "limit", sd_bus_message_get_interface(message),
+                                 sd_bus_message_get_member(message), 1);
+        s->limited += !s->limited_told;
+    }
+    mediate_flush_later(m);
+}
+
+int mediate_over_limit(hybus_mediator *m, Sender *s, sd_bus_message *message)
 {
     m->statistics.dropped++;
+    count_limited(m, s, message);
     mediate_refuse(message, -ENOBUFS,
                    "Too many calls of this caller wait for a decision; try again later");
     return 1;
@@ -105,13 +134,23 @@ static int deny(Sender *s, sd_bus_message *message, const Need *need, uint32_t b
         c = call_new(s, message, CALL_REFUSED);
     }
     if (!c)
-        return mediate_over_limit(m, message);
+        return mediate_over_limit(m, s, message);
     if (hybus_agent_judge(m->agent, &subject, &call, on_verdict, c, &c->question) < 0) {
         c->question = NULL;
         mediate_unavailable(m, message);
         call_free(c);
     }
     return 1;
+}
+
+void mediate_deny_unknown(Call *c)
+{
+    const char *interface = sd_bus_message_get_interface(c->message);
+    const Need need = {.interface = strempty(interface),
+                       .member = sd_bus_message_get_member(c->message),
+                       .kind = HYBUS_MEMBER_METHOD};
+
+    (void)deny(c->sender, c->message, &need, UINT32_MAX, c);
 }
 
 /* --- deciding -------------------------------------------------------------------------------- */
@@ -181,11 +220,7 @@ static void note_use(Sender *s, uint32_t bit)
 
     if (_likely_(s->counts[bit]++ > 0)) {
         s->counted = true;
-        if (_unlikely_(!m->flushing)) {
-            m->flushing = true;
-            (void)sd_event_source_set_time_relative(m->flush, FLUSH_USEC);
-            (void)sd_event_source_set_enabled(m->flush, SD_EVENT_ONESHOT);
-        }
+        mediate_flush_later(m);
         return;
     }
     subject = sender_subject(s);
@@ -194,12 +229,15 @@ static void note_use(Sender *s, uint32_t bit)
 
 static int on_flush(sd_event_source *source, uint64_t usec, void *userdata)
 {
+    static const hybus_subject others = {.unknown = true, .bus_name = ":others"};
     hybus_mediator *m = userdata;
     Sender *s;
 
     m->flushing = false;
     TAILQ_FOREACH (s, &m->senders, used)
         sender_report(s);
+    if (m->limited > 0 && hybus_agent_unjudged(m->agent, &others, "limit", NULL, NULL, m->limited))
+        m->limited = 0;
     return 0;
 }
 
@@ -225,7 +263,7 @@ static int park(Sender *s, sd_bus_message *message)
     hybus_mediator *m = s->mediator;
 
     if (!call_new(s, message, CALL_PARKED))
-        return mediate_over_limit(m, message);
+        return mediate_over_limit(m, s, message);
     m->statistics.parked++;
     return 1;
 }
@@ -313,7 +351,7 @@ int hybus_mediator_filter(sd_bus_message *message, void *mediator, sd_bus_error 
     if (_unlikely_(!s)) {
         s = sender_new(m, name, bucket);
         if (!s)
-            return mediate_over_limit(m, message);
+            return mediate_over_limit(m, NULL, message);
     }
     sender_touch(s);
     if (_likely_(TAILQ_EMPTY(&s->calls)))
@@ -337,8 +375,10 @@ static int on_owner_changed(sd_bus_message *message, void *userdata, sd_bus_erro
     if (sd_bus_message_read(message, "sss", &name, &old, &new) < 0 || *new)
         return 0;
     s = sender_find(m, name, sender_bucket(name));
-    if (s)
-        sender_free(s); /* nobody waits for its answers any more */
+    if (!s)
+        return 0;
+    sender_left(s);
+    sender_free(s); /* nobody waits for its answers any more */
     return 0;
 }
 

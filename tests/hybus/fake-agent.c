@@ -94,6 +94,8 @@ static void subject_text(const json_t *question, char *ret, size_t size)
 
     if (handle)
         snprintf(ret, size, "handle:%lld", (long long)json_integer_value(handle));
+    else if (!json_object_get(question, "uid"))
+        snprintf(ret, size, "unknown");
     else
         snprintf(ret, size, "uid:%lld",
                  (long long)json_integer_value(json_object_get(question, "uid")));
@@ -232,6 +234,9 @@ static void receive(Child *c, json_t *question, int fd)
     count(c->counts, op, 1);
     if (streq(op, "used"))
         count(c->used, strempty(json_string_value(json_object_get(question, "permission"))),
+              json_integer_value(json_object_get(question, "count")));
+    if (streq(op, "unjudged"))
+        count(c->used, strempty(json_string_value(json_object_get(question, "reason"))),
               json_integer_value(json_object_get(question, "count")));
     if (!json_is_true(json_object_get(c->held_ops, op))) {
         answer(c, question, fd);

@@ -312,6 +312,73 @@ static void test_parked(void **state)
         assert_int_equal(f->added[i], i);
         assert_string_equal(answers[i].error, "");
     }
+    /* The agent hears of all that were turned away, but not of each one by one. */
+    sd_bus_close(f->client);
+    wait_count(f, "unjudged", 1);
+    while (fake_agent_used(f->fake, "limit") < statistics(f).dropped)
+        assert_true(sd_event_run(f->event, 20000) >= 0);
+    assert_int_equal(fake_agent_used(f->fake, "limit"), statistics(f).dropped);
+    assert_in_range(fake_agent_count(f->fake, "unjudged"), 1, 3);
+}
+
+/* A call as if `sender` had sent it, who is not there for the bus to attest. */
+static void filter_as(Fixture *f, const char *sender)
+{
+    sd_bus_message *m = NULL;
+
+    assert_true(sd_bus_message_new_method_call(f->server, &m, NAME, PATH, NAME, "Add") >= 0);
+    assert_true(sd_bus_message_append(m, "u", 1) >= 0);
+    assert_true(sd_bus_message_set_sender(m, sender) >= 0);
+    assert_true(sd_bus_message_seal(m, 1, 0) >= 0);
+    assert_int_equal(hybus_mediator_filter(m, f->mediator, NULL), 1);
+    sd_bus_message_unref(m);
+}
+
+static void test_unknown_callers_are_refused_and_recorded(void **state)
+{
+    Fixture *f = *state;
+
+    fake_agent_allow(f->fake, "*", "test.call", true);
+    filter_as(f, ":1.987654");
+    wait_count(f, "judge", 1);
+    assert_int_equal(fake_agent_count(f->fake, "row"), 0);
+    assert_int_equal(f->n_added, 0);
+    while (!hybus_mediator_idle(f->mediator))
+        turn(f);
+    assert_int_equal(statistics(f).denied, 1);
+}
+
+static void test_callers_that_leave_before_they_are_known_are_recorded(void **state)
+{
+    Fixture *f = *state;
+    sd_bus *other, *witness;
+    const char *name;
+    char kept[64];
+
+    fake_agent_allow(f->fake, "*", "test.call", true);
+    assert_string_equal(add(f), "");
+    other = private_bus_connect(f->bus_process, NULL);
+    witness = private_bus_connect(f->bus_process, NULL);
+    assert_true(sd_bus_get_unique_name(other, &name) >= 0);
+    snprintf(kept, sizeof kept, "%s", name);
+    assert_true(sd_bus_call_method_async(other, NULL, NAME, PATH, NAME, "Add", on_answer, &last,
+                                         "u", 2) >= 0);
+    assert_true(sd_bus_flush(other) >= 0);
+    sd_bus_close_unref(other);
+    /* The filter, in this thread, sees the call only when its sender has gone. */
+    for (int owned = true; owned;) {
+        sd_bus_message *reply = NULL;
+
+        assert_true(sd_bus_call_method(witness, "org.freedesktop.DBus", "/org/freedesktop/DBus",
+                                       "org.freedesktop.DBus", "NameHasOwner", NULL, &reply, "s",
+                                       kept) >= 0);
+        assert_true(sd_bus_message_read(reply, "b", &owned) > 0);
+        sd_bus_message_unref(reply);
+    }
+    sd_bus_close_unref(witness);
+    wait_count(f, "unjudged", 1);
+    assert_int_equal(fake_agent_used(f->fake, "identity"), 1);
+    assert_int_equal(f->n_added, 1);
 }
 
 /* One connection of a crowd, which all ask in one loop. */
@@ -599,6 +666,9 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_parked_in_all, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_many_callers, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_gone_while_the_row_is_fetched, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_unknown_callers_are_refused_and_recorded, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_callers_that_leave_before_they_are_known_are_recorded,
+                                        set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_revoked_while_parked, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_overtaken, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_revoke, set_up, tear_down),
