@@ -72,15 +72,13 @@ static uint64_t over(uint64_t empty_at, uint64_t now, uint64_t burst)
     return empty_at > now && empty_at - now > burst ? empty_at - now - burst : 0;
 }
 
+/* Failures beyond the limit do not count: whoever waits as long as told is within it. */
 static uint64_t fill(uint64_t *empty_at, uint64_t now, uint64_t cost, uint64_t burst)
 {
-    uint64_t wait;
+    uint64_t filled = MAX_OF(*empty_at, now) + cost, wait = over(filled, now, burst);
 
-    *empty_at = MAX_OF(*empty_at, now) + cost;
-    wait = over(*empty_at, now, burst);
-    /* Failures beyond the limit do not make the wait longer. */
-    if (wait)
-        *empty_at = now + burst + cost;
+    if (!wait)
+        *empty_at = filled;
     return wait;
 }
 
