@@ -82,16 +82,17 @@ static int load_rule(char *part, Rule **ret)
     return 0;
 }
 
-/* Cuts off the part at *text; NULL: an empty part or the end. */
-static char *next_part(char **text)
+/* Cuts off the part at *text. 1: *ret, 0: an empty one, -EBADMSG: not even that. */
+static int next_part(char **text, char **ret)
 {
     char *part = *text, *end = strstr(part, PART);
 
     if (!end)
-        return NULL;
+        return -EBADMSG;
     *end = '\0';
     *text = end + strlen(PART);
-    return *part ? part : NULL;
+    *ret = part;
+    return *part != '\0';
 }
 
 static int load_rules(char **text, Policy **ret)
@@ -99,9 +100,9 @@ static int load_rules(char **text, Policy **ret)
     Rule **rules = NULL;
     size_t n = 0, allocated = 0, twice;
     char *part;
-    int r = 0;
+    int r;
 
-    while (r >= 0 && (part = next_part(text))) {
+    while ((r = next_part(text, &part)) > 0) {
         if (n == allocated) {
             Rule **larger = reallocarray(rules, allocated = allocated ? allocated * 2 : 64,
                                          sizeof *larger);
@@ -112,7 +113,9 @@ static int load_rules(char **text, Policy **ret)
             rules = larger;
         }
         r = load_rule(part, &rules[n]);
-        n += r >= 0;
+        if (r < 0)
+            break;
+        n++;
     }
     if (r >= 0)
         r = policy_new(rules, n, ret, &twice);
@@ -138,7 +141,7 @@ int accepted_load(const char *directory, Policy **ret_policy, Catalogue **ret_ca
     r = load_rules(&at, &policy);
     if (r >= 0)
         r = catalogue_new(&catalogue);
-    while (r >= 0 && (part = next_part(&at)))
+    while (r >= 0 && *at && (r = next_part(&at, &part)) >= 0)
         r = catalogue_parse(catalogue, "(last accepted)", part, strlen(part), true, NULL);
     if (r < 0)
         return r == -ENOMEM ? r : -EBADMSG;
