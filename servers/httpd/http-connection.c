@@ -11,9 +11,8 @@
 #include <sys/socket.h>
 
 #define ADDRESSES_MAX 1024u
-#define BODIES_MAX                                                                                 \
-    (64u * 1024u * 1024u) /* bytes of unfinished request bodies in all connections                 \
-                           */
+#define BODIES_MAX (64u * 1024u * 1024u) /* bytes of unfinished requests in all connections */
+#define BODIES_SWEEP_USEC (50u * 1000u)
 
 /* --- addresses ------------------------------------------------------------------------------- */
 
@@ -230,16 +229,16 @@ void http_connections_bury(Http *h)
 /* A peer that opens requests only to drop them makes us work for nothing (CVE-2023-44487 by its own
  * resets, CVE-2025-8671 by provoking ours). An honest one drops a few of the many it lets finish.
  */
-static bool over_budget(const HttpConnection *c, uint64_t resets)
+static bool over_budget(const HttpConnection *c)
 {
-    return resets > c->http->settings->resets && resets > c->requests / 2;
+    return c->resets > c->http->settings->resets && c->resets > c->requests / 2;
 }
 
 void http_connection_reset(HttpConnection *c)
 {
     c->resets++;
     c->http->counters.resets++;
-    if (!c->dying && over_budget(c, c->resets))
+    if (!c->dying && over_budget(c))
         http_connection_kill(c);
 }
 
@@ -264,59 +263,51 @@ unsigned http_connection_admit(HttpConnection *c, uint64_t *ret_retry_usec)
 /* --- the sweep ---------------------------------------------------------------------------------
  */
 
-typedef struct bodies {
-    h2o_conn_t *worst;
-    size_t total, conn_total, worst_total;
-    h2o_conn_t *conn;
-} bodies;
-
 static int add_body(h2o_req_t *req, void *userdata)
 {
     h2o_http2_stream_t *stream = H2O_STRUCT_FROM_MEMBER(h2o_http2_stream_t, req, req);
-    bodies *b = userdata;
+    HttpConnection *c = http_connection_of(req);
 
-    if (b->conn != req->conn) {
-        b->conn = req->conn;
-        b->conn_total = 0;
-    }
-    if (stream->_req_body)
-        b->conn_total += stream->_req_body->size, b->total += stream->_req_body->size;
-    if (b->conn_total >= b->worst_total) {
-        b->worst_total = b->conn_total;
-        b->worst = b->conn;
-    }
+    if (c && stream->_req_body)
+        c->collected += stream->_req_body->capacity;
     return 0;
 }
 
-/* The library collects whole bodies before it tells us, up to 100 streams at a time. */
-static void sweep_bodies(Http *h)
+static HttpConnection *find_collector(Http *h, size_t *ret_total)
 {
-    bodies b = {};
+    HttpConnection *worst = NULL;
+    size_t total = 0;
 
-    H2O_HTTP2_CALLBACKS.foreach_request(&h->context, add_body, &b);
-    if (b.total > BODIES_MAX && b.worst)
-        http_connection_kill(b.worst->callbacks->get_socket(b.worst)->on_close.data);
+    for (HttpConnection *c = h->connections; c; c = c->next) {
+        if (c->dying)
+            continue;
+        total += c->collected;
+        if (!worst || c->collected > worst->collected)
+            worst = c;
+    }
+    *ret_total = total;
+    return worst;
 }
 
-/* Streams that ended before they became a request never come to a handler: their numbers tell. Most
- * of such a connection's time none is open, so this walks connections, not streams. */
-static void count_streams(Http *h)
+/* The library collects whole bodies before it tells us: of HTTP/1 in the socket's buffer, of HTTP/2 in
+ * up to 100 streams of each connection. */
+static void sweep_bodies(Http *h)
 {
-    h2o_linklist_t *all = &h->context.http2._conns;
+    HttpConnection *worst;
+    size_t total;
 
-    for (h2o_linklist_t *at = all->next; at != all; at = at->next) {
-        h2o_http2_conn_t *conn = H2O_STRUCT_FROM_MEMBER(h2o_http2_conn_t, _conns, at);
-        HttpConnection *c = conn->sock ? conn->sock->on_close.data : NULL;
-
-        if (c)
-            c->streams_seen = (conn->pull_stream_ids.max_open + 1) / 2;
+    for (HttpConnection *c = h->connections; c; c = c->next)
+        c->collected = c->socket ? c->socket->input->capacity : 0;
+    H2O_HTTP2_CALLBACKS.foreach_request(&h->context, add_body, NULL);
+    while ((worst = find_collector(h, &total)) && total > BODIES_MAX) {
+        h->counters.greedy++;
+        http_connection_kill(worst);
     }
 }
 
 static void sweep_connection(HttpConnection *c, uint64_t now)
 {
     const http_settings *s = c->http->settings;
-    uint64_t early = c->streams_seen > c->requests + 256 ? c->streams_seen - c->requests - 256 : 0;
 
     for (HttpExchange *x = c->exchanges; x; x = x->next) {
         size_t moved = x->req->bytes_sent;
@@ -332,26 +323,24 @@ static void sweep_connection(HttpConnection *c, uint64_t now)
             return;
         }
     }
-    if (over_budget(c, early)) {
-        c->http->counters.resets += early;
+    if (!c->exchanges && now - c->active_usec > s->idle_timeout)
         http_connection_kill(c);
-    } else if (!c->exchanges && now - c->active_usec > s->idle_timeout) {
-        http_connection_kill(c);
-    }
 }
 
 void http_connections_sweep(Http *h)
 {
     uint64_t now = http_now();
 
+    if (!h->connections)
+        return;
+    if (now - h->bodies_swept_usec >= BODIES_SWEEP_USEC) {
+        h->bodies_swept_usec = now;
+        sweep_bodies(h);
+    }
     if (now - h->swept_usec < 1000000u)
         return;
     h->swept_usec = now;
-    if (!h->connections)
-        return;
-    count_streams(h);
     for (HttpConnection *c = h->connections; c; c = c->next)
         if (!c->dying)
             sweep_connection(c, now);
-    sweep_bodies(h);
 }

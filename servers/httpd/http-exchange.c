@@ -62,6 +62,17 @@ static void exchange_dispose(void *data)
         http_connection_reset(c);
 }
 
+/* What the library keeps of a header as long as the request is open. */
+static size_t header_size(const h2o_req_t *req)
+{
+    size_t size = req->input.path.len;
+
+    for (size_t i = 0; i < req->headers.size; i++)
+        size += sizeof(*req->headers.entries) + req->headers.entries[i].name->len +
+                req->headers.entries[i].value.len;
+    return size;
+}
+
 static HttpExchange *exchange_new(HttpConnection *c, h2o_req_t *req)
 {
     HttpExchange *x = h2o_mem_alloc_shared(&req->pool, sizeof(*x), exchange_dispose);
@@ -81,6 +92,7 @@ static HttpExchange *exchange_new(HttpConnection *c, h2o_req_t *req)
     c->http2 = req->version >= 0x200;
     c->http->counters.requests++;
     c->http->counters.body_bytes_in += req->entity.len;
+    http_exchange_hold(x, header_size(req));
     return x;
 }
 

@@ -21,6 +21,7 @@ void http_statistics(Http *h, void (*each)(const char *name, uint64_t value, voi
         {"connections_evicted_total", c->evicted},
         {"connections_kicked_total", c->kicked},
         {"connections_stalled_total", c->stalled},
+        {"connections_greedy_total", c->greedy},
         {"requests_total", c->requests},
         {"requests_limited_total", c->limited},
         {"requests_bad_total", c->bad_requests},

@@ -239,6 +239,63 @@ int http_head_check(const char *bytes, size_t size, bool *ret_body)
     return 0;
 }
 
+/* --- HTTP/2 header blocks -------------------------------------------------------------------- */
+
+/* RFC 7541, 5.1, as far as the library reads it: four octets after the prefix. */
+static bool skip_integer(const uint8_t **at, const uint8_t *end, unsigned bits, uint32_t *ret)
+{
+    uint32_t mask = (1u << bits) - 1, value;
+
+    if (*at >= end)
+        return false;
+    value = *(*at)++ & mask;
+    if (value == mask)
+        for (unsigned shift = 0;; shift += 7) {
+            if (*at >= end || shift > 21)
+                return false;
+            value += (uint32_t)(**at & 127) << shift;
+            if (!(*(*at)++ & 128))
+                break;
+        }
+    *ret = value;
+    return true;
+}
+
+static bool skip_string(const uint8_t **at, const uint8_t *end)
+{
+    uint32_t size;
+
+    if (!skip_integer(at, end, 7, &size) || size > (size_t)(end - *at))
+        return false;
+    *at += size;
+    return true;
+}
+
+static bool skip_field(const uint8_t **at, const uint8_t *end)
+{
+    uint32_t index;
+
+    if (**at >= 128)
+        return skip_integer(at, end, 7, &index);
+    if (**at >= 32 && **at < 64)
+        return skip_integer(at, end, 5, &index);
+    return skip_integer(at, end, **at >= 64 ? 6 : 4, &index) &&
+           (index > 0 || skip_string(at, end)) && skip_string(at, end);
+}
+
+size_t http_hpack_count(const uint8_t *block, size_t size)
+{
+    const uint8_t *at = block, *end = block + size;
+    size_t n = 0;
+
+    while (at < end) {
+        n++;
+        if (!skip_field(&at, end))
+            break;
+    }
+    return n;
+}
+
 /* --- fields ---------------------------------------------------------------------------------- */
 
 static int port_parse(http_span s, uint16_t *ret)

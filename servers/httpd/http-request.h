@@ -10,6 +10,7 @@
 #define HTTP_PATH_MAX 2048u  /* bytes of a decoded path */
 #define HTTP_QUERY_MAX 8192u /* bytes of a query */
 #define HTTP_METHOD_MAX 32u
+#define HTTP_HEAD_MAX (32u * 1024u) /* bytes of a header, as it comes */
 #define HTTP_FIELDS_MAX                                                                            \
     112u /* header fields that go to a responder; the library reads at most 100 */
 #define HTTP_BEARER_MAX 512u /* bytes of a token */
@@ -41,6 +42,10 @@ int http_target_parse(http_span target, char *path, size_t *ret_path_size, http_
  * Content-Length together with Transfer-Encoding or repeated or not a number, a transfer coding
  * other than one "chunked". */
 int http_head_check(const char *bytes, size_t size, bool *ret_body);
+
+/* How many fields a header block of HTTP/2 (RFC 7541) holds, size updates included; never fewer than a
+ * decoder finds before it gives up. */
+size_t http_hpack_count(const uint8_t *block, size_t size);
 
 /* Splits "host:port", "[v6]:port", "host". The port is 0 when missing. -EINVAL: not an authority.
  */

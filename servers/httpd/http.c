@@ -138,6 +138,8 @@ int http_new(sd_event *event, const http_settings *settings, Http **ret)
 
     if (!h)
         return -ENOMEM;
+    if (http_library_init() < 0)
+        return -ENOSYS;
     h->settings = settings;
     h->event = sd_event_ref(event);
     if (RAND_bytes(life, sizeof(life)) != 1)
@@ -238,6 +240,7 @@ static void end_streams(Http *h)
 int http_drain(Http *h, void (*drained)(Http *h, void *userdata), void *userdata)
 {
     h->draining = true;
+    http_library_drain(true);
     http_listen_close(h);
     end_streams(h);
     h2o_context_request_shutdown(&h->context);

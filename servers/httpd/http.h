@@ -23,7 +23,7 @@
 #define HTTP_STREAM_PENDING_MAX (128u * 1024u) /* bytes of events that wait for a slow reader */
 #define HTTP_BODY_PIECE (32u * 1024u)          /* bytes of request body handed over at a time */
 #define HTTP_SENDING_MAX (1024u * 1024u)       /* bytes of one response held for a slow reader */
-#define HTTP_HELD_MAX (96u * 1024u * 1024u)    /* bytes of all responses held */
+#define HTTP_HELD_MAX (96u * 1024u * 1024u)    /* bytes of all responses and headers held */
 
 typedef struct http_settings {
     char **tls, **plain; /* "8443" or "192.0.2.1:8443" */
@@ -50,7 +50,7 @@ typedef struct HttpListener HttpListener;
 
 typedef struct http_counters {
     uint64_t connections, requests, responses[6], refused_connections, limited, evicted, resets,
-        bad_requests, misdirected, stalled, kicked, body_bytes_in, body_bytes_out, streams;
+        bad_requests, misdirected, stalled, greedy, kicked, body_bytes_in, body_bytes_out, streams;
 } http_counters;
 
 /* One remote address (an IPv6 /64). */
@@ -82,8 +82,9 @@ struct HttpConnection {
     HttpPeer *peers;
     HttpExchange *exchanges;
     uint64_t id, since_usec, active_usec; /* since: CLOCK_REALTIME, active: CLOCK_MONOTONIC */
-    uint64_t requests, resets, streams_seen;
-    size_t held; /* bytes of responses that its client has not taken */
+    uint64_t requests, resets;
+    size_t held;      /* bytes of responses that its client has not taken */
+    size_t collected; /* bytes of requests that are not complete, at the last sweep */
     unsigned open, n_peers;
     bool authenticated, tls, dying, http2;
     char peer_name[ENDPOINT_ADDRESS_TEXT];
@@ -161,7 +162,7 @@ struct Http {
     HttpAddress *addresses;
     size_t held;
     size_t n_connections, n_authenticated, n_addresses, n_streams;
-    uint64_t next_id, swept_usec, streams_usec, drain_since_usec, drain_until_usec, log_second;
+    uint64_t next_id, swept_usec, bodies_swept_usec, streams_usec, drain_since_usec, drain_until_usec, log_second;
     unsigned log_lines;
     char life[9]; /* tells this server's own event ids from those of its earlier lives */
     char host_name[256];
@@ -187,6 +188,12 @@ int http_turn(Http *h, uint64_t usec);
 int http_drain(Http *h, void (*drained)(Http *h, void *userdata), void *userdata);
 void http_settings_to_core(const http_settings *s, endpoint_settings *ret);
 uint64_t http_now(void);
+
+/* --- http-library.c: flaws of the library, mended -----------------------------------------------
+ */
+int http_library_init(void);
+/* From here on no request with more than one frame of header begins. */
+void http_library_drain(bool draining);
 
 /* --- http-listen.c ------------------------------------------------------------------------------
  */
@@ -215,7 +222,7 @@ HttpConnection *http_connection_of(h2o_req_t *req);
 HttpConnection *http_connection_find(Http *h, uint64_t id);
 /* Cuts the connection; its exchanges end in this turn of the loop. */
 void http_connection_kill(HttpConnection *c);
-/* An exchange of it ended before it was answered. */
+/* A request of it ended before it was answered. */
 void http_connection_reset(HttpConnection *c);
 /* May this request be served now? 0, or 429 or 503. */
 unsigned http_connection_admit(HttpConnection *c, uint64_t *ret_retry_usec);

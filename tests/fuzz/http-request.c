@@ -35,6 +35,7 @@ static void others(http_span s)
         assert(part.size > 0 && part.size <= 255 && !memchr(part.base, 0, part.size));
     if (http_bearer_parse(s, &part))
         assert(part.size > 0 && part.size <= HTTP_BEARER_MAX && !memchr(part.base, ' ', part.size));
+    assert(http_hpack_count((const uint8_t *)s.base, s.size) <= s.size);
     (void)http_list_has(s, "text/event-stream");
     (void)http_field_is_forwarded(s);
     (void)http_field_is_returned(s);

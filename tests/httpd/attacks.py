@@ -19,15 +19,29 @@ import threading
 import time
 
 DEADLINE = 60
+MEMORY = 100 << 20  # what one attack may make the server hold; the unit's MemoryMax is 256 MiB
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-DATA, HEADERS, PRIORITY, RST, SETTINGS, PING, GOAWAY, WINDOW = 0, 1, 2, 3, 4, 6, 7, 8
+DATA, HEADERS, PRIORITY, RST, SETTINGS, PING, GOAWAY, WINDOW, CONTINUATION = 0, 1, 2, 3, 4, 6, 7, 8, 9
 
 
 class Target:
     def __init__(self, host, tls_port, plain_port=None, path="/hello", token=None, fake=True):
         self.host, self.tls_port, self.plain_port = host, tls_port, plain_port
         self.path, self.token, self.fake = path, token, fake
+        self.pid = None
         self.authority = f"localhost:{tls_port}"
+
+    def memory(self):
+        """What the server holds, in bytes; 0 where that is not to be seen."""
+        if not self.pid:
+            return 0
+        with open(f"/proc/{self.pid}/status") as status:
+            return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmRSS"))
+
+    def check_memory(self, before, most=MEMORY):
+        grown = self.memory() - before
+        if grown > most:
+            raise AssertionError(f"{grown >> 20} MiB were held")
 
     def connect(self, alpn="h2", rcvbuf=None):
         raw = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
@@ -129,7 +143,7 @@ class Http2:
         """Until the server has closed the connection."""
         try:
             while True:
-                kind, *_ = self.read_frame()
+                self.read_frame()
         except (EOFError, ConnectionError, ssl.SSLError):
             return
         finally:
@@ -192,88 +206,131 @@ def statuses(answer):
 
 # --- attacks ----------------------------------------------------------------------------------------
 
-def rapid_reset(target, honest):
+ENDS = (ConnectionError, ssl.SSLError, EOFError, TimeoutError)
+
+
+def flood(target, batch, most=200000):
+    """Sends what batch(client) makes until the server ends the connection; so many streams are too many."""
     client = Http2(target)
     try:
-        for _ in range(200):
-            batch = b""
-            for _ in range(50):
-                stream, data = client.request()
-                batch += data + client.frame(RST, 0, stream, struct.pack(">I", 8))
-            client.send(batch)
-    except (ConnectionError, ssl.SSLError, BrokenPipeError):
-        pass
-    client.wait_end()
+        while client.next_stream < 2 * most:
+            client.send(batch(client))
+    except ENDS:
+        client.wait_end()
+        return
+    raise AssertionError(f"{most} aborted streams were taken")
+
+
+def reset_flood(target, honest, more, path=None, method="GET", end=True):
+    """Requests, each followed by the frame that more(stream) makes."""
+    def batch(client):
+        requests = [client.request(path, method, end) for _ in range(50)]
+        return b"".join(data + more(stream) for stream, data in requests)
+    flood(target, batch)
     honest.progress()
 
 
+def reset(stream):
+    return Http2.frame(RST, 0, stream, struct.pack(">I", 8))
+
+
+def window(stream, size):
+    return Http2.frame(WINDOW, 0, stream, struct.pack(">I", size))
+
+
+def rapid_reset(target, honest):
+    reset_flood(target, honest, reset)
+
+
 def reset_of_slow_requests(target, honest):
-    client = Http2(target)
-    try:
-        for _ in range(200):
-            batch, ends = b"", b""
-            for _ in range(20):
-                stream, data = client.request("/slow")
-                batch += data
-                ends += client.frame(RST, 0, stream, struct.pack(">I", 8))
-            client.send(batch)
-            client.send(ends)
-    except (ConnectionError, ssl.SSLError, BrokenPipeError):
-        pass
-    client.wait_end()
+    def batch(client):
+        requests = [client.request("/slow") for _ in range(20)]
+        return b"".join(data for _, data in requests) + b"".join(reset(stream) for stream, _ in requests)
+    flood(target, batch)
     honest.progress()
 
 
 def made_you_reset(target, honest):
     """Window updates of zero make the server reset what it is working on (CVE-2025-8671)."""
-    client = Http2(target)
-    try:
-        for _ in range(200):
-            batch = b""
-            for _ in range(50):
-                stream, data = client.request("/slow" if target.fake else None)
-                batch += data + client.frame(WINDOW, 0, stream, struct.pack(">I", 0))
-            client.send(batch)
-    except (ConnectionError, ssl.SSLError, BrokenPipeError):
-        pass
-    client.wait_end()
-    honest.progress()
+    reset_flood(target, honest, lambda stream: window(stream, 0), "/slow" if target.fake else None)
 
 
 def made_you_reset_by_data(target, honest):
     """Data after the end of the stream does the same."""
-    client = Http2(target)
-    try:
-        for _ in range(200):
-            batch = b""
-            for _ in range(50):
-                stream, data = client.request("/slow" if target.fake else None)
-                batch += data + client.frame(DATA, 0, stream, b"x")
-            client.send(batch)
-    except (ConnectionError, ssl.SSLError, BrokenPipeError):
-        pass
-    client.wait_end()
-    honest.progress()
+    reset_flood(target, honest, lambda stream: Http2.frame(DATA, 0, stream, b"x"), "/slow" if target.fake else None)
 
 
 def resets_before_requests(target, honest):
-    """Streams that never become requests come to no handler; the sweep counts them."""
-    client = Http2(target)
-    try:
-        for _ in range(100000):
-            batch = b""
-            for _ in range(50):
-                stream, data = client.request(method="POST", end=False)
-                batch += data + client.frame(RST, 0, stream, struct.pack(">I", 8))
-            client.send(batch)
-            if client.next_stream > 2000:
-                time.sleep(0.002)
-            if client.next_stream > 400000:
-                raise AssertionError("200,000 aborted streams were taken")
-    except (ConnectionError, ssl.SSLError, BrokenPipeError):
-        pass
-    client.wait_end()
-    honest.progress()
+    """Streams that never become requests come to no handler."""
+    reset_flood(target, honest, reset, method="POST", end=False)
+
+
+def window_games(target, honest):
+    """Windows of streams whose last byte is on its way, moved up and down: the library asserts that nobody does."""
+    def saturated(initial, change):
+        client = Http2(target, rcvbuf=4096, window=initial)
+        out, small = window(0, 1 << 30), []
+        for _ in range(5):
+            stream, data = client.request("/stream" if target.fake else None)
+            out += data + window(stream, 1 << 21)
+        client.send(out)
+        time.sleep(0.1)
+        for _ in range(40):
+            stream, data = client.request("/hello" if target.fake else None)
+            small.append(stream)
+            client.send(data)
+        try:
+            for stream in small:
+                size = 0
+                while size < 20000:
+                    piece = client.sock.recv(16384)
+                    if not piece:
+                        return
+                    size += len(piece)
+                time.sleep(0.005)
+                client.send(change(stream))
+        except ENDS:
+            pass
+        finally:
+            client.sock.close()
+
+    def settings(size):
+        return Http2.frame(SETTINGS, 0, 0, struct.pack(">HI", 4, size))
+    for change in (lambda stream: window(stream, 1), lambda stream: settings(0) + settings(1 << 20),
+                   lambda stream: reset(stream) + window(stream, 1), lambda stream: window(stream, (1 << 31) - 1),
+                   lambda stream: settings(0x7fffffff) + settings(0) + settings(0x7fffffff)):
+        saturated(12, change)
+        honest.progress()
+
+
+def many_fields(target, honest):
+    """A byte of header block for each field, in frames of continuation: sixty times as much memory."""
+    before = target.memory()
+    for _ in range(30):
+        client = Http2(target)
+        try:
+            for _ in range(20):
+                stream, data = client.request("/slow" if target.fake else None)
+                client.send(Http2.frame(HEADERS, 1, stream, data[9:]) +
+                            Http2.frame(CONTINUATION, 0, stream, b"\x90" * 16000) * 20 +
+                            Http2.frame(CONTINUATION, 4, stream, b"\x90" * 1000))
+        except ENDS:
+            pass
+        client.wait_end()
+        honest.progress()
+    target.check_memory(before)
+    # A hundred fields in one frame are many; more are too many, and so is one that is large.
+    for fields, served in (([("x-a", "b")] * 90, True), ([("x-a", "b")] * 110, False),
+                           ([("x-a", "b" * 15000)], True), ([("x-a", "b" * 15000)] * 3, False)):
+        client = Http2(target)
+        try:
+            client.exchange(fields=fields)
+            answered = True
+        except ENDS:
+            answered = False
+        client.sock.close()
+        if answered != served:
+            raise AssertionError(f"{len(fields)} fields of {len(fields[0][1])}: {answered}")
 
 
 def smuggling(target, honest):
@@ -366,6 +423,44 @@ def large_bodies(target, honest):
     except (EOFError, ConnectionError, ssl.SSLError):
         pass
     client.sock.close()
+    honest.progress()
+
+
+def unfinished_bodies(target, honest):
+    """All but the last byte of many large bodies, in HTTP/1 and in HTTP/2."""
+    before, piece = target.memory(), b"x" * (1 << 20)
+    clients = []
+
+    def upload(send, end):
+        try:
+            for _ in range(7):
+                send(piece)
+            send(piece[:-end])
+        except ENDS:
+            pass
+    for _ in range(30):
+        sock = target.connect("http/1.1")
+        sock.sendall(b"POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % (8 << 20))
+        clients.append(sock)
+        upload(sock.sendall, 1)
+    for _ in range(4):
+        client = Http2(target)
+        clients.append(client.sock)
+        for _ in range(8):
+            stream, data = client.request("/echo", method="POST", end=False)
+
+            def send(data, stream=stream):
+                for at in range(0, len(data), 16000):
+                    client.send(Http2.frame(DATA, 0, stream, data[at:at + 16000]))
+            try:
+                client.send(data)
+            except ENDS:
+                break
+            upload(send, 1)
+    honest.progress()
+    target.check_memory(before)
+    for sock in clients:
+        sock.close()
     honest.progress()
 
 
@@ -484,25 +579,36 @@ def cross_origin(target, honest):
 
 
 def frame_floods(target, honest):
-    for batch in (Http2.frame(PING, 0, 0, b"12345678") * 1000, Http2.frame(SETTINGS, 0, 0) * 1000,
-                  b"".join(Http2.frame(PRIORITY, 0, 2 * i + 1, struct.pack(">IB", 0, 1)) for i in range(1000)),
-                  Http2.frame(0x77, 0, 0, b"unknown") * 1000,
-                  Http2.frame(HEADERS, 1, 1, b"x") + Http2.frame(9, 0, 1, b"y" * 16000) * 1000):
+    """Frames that cost the client nothing: nobody else waits, and what they make us hold is bounded."""
+    empty = Http2.frame(CONTINUATION, 0, 1)
+    floods = {
+        "ping": Http2.frame(PING, 0, 0, b"12345678") * 1000,
+        "settings": Http2.frame(SETTINGS, 0, 0) * 1000,
+        "priority": b"".join(Http2.frame(PRIORITY, 0, 2 * i + 1, struct.pack(">IB", 0, 1)) for i in range(1000)),
+        "unknown": Http2.frame(0x77, 0, 0, b"unknown") * 1000,
+        "continuation": Http2.frame(HEADERS, 1, 1, b"x") + Http2.frame(CONTINUATION, 0, 1, b"y" * 16000) * 1000,
+        "empty continuation": Http2.frame(HEADERS, 1, 1) + empty * 1000,
+        "empty data": Http2(target).request(method="POST", end=False)[1] + Http2.frame(DATA, 0, 1) * 1000,
+        "window": window(0, 1) * 1000,
+    }
+    before = target.memory()
+    for batch in floods.values():
         client = Http2(target)
         try:
-            client.sock.settimeout(5)
-            for _ in range(50):
-                client.send(batch)
-        except (ConnectionError, ssl.SSLError, BrokenPipeError, TimeoutError):
+            client.sock.settimeout(2)
+            for _ in range(500):
+                client.send(batch)  # and nothing is read
+        except ENDS:
             pass
-        client.sock.close()
         honest.progress()
+        client.sock.close()
+    target.check_memory(before)
 
 
 STALL = 2
-ANYWHERE = [rapid_reset, made_you_reset, made_you_reset_by_data, resets_before_requests, hosts, frame_floods,
-            connection_flood]
-FAKE_ONLY = [reset_of_slow_requests, smuggling, encoded_paths, large_bodies, wrong_tokens, cross_origin,
+ANYWHERE = [rapid_reset, made_you_reset, made_you_reset_by_data, resets_before_requests, window_games, many_fields,
+            hosts, frame_floods, connection_flood]
+FAKE_ONLY = [reset_of_slow_requests, smuggling, encoded_paths, large_bodies, unfinished_bodies, wrong_tokens, cross_origin,
              slow_clients, stalled_readers]
 
 
@@ -530,6 +636,7 @@ class Served:
         if b"ready" not in self.process.stdout.readline():
             raise SystemExit("the server does not start")
         self.target = Target("127.0.0.1", tls, plain)
+        self.target.pid = self.process.pid
 
     def end(self):
         self.process.stdin.close()
@@ -571,7 +678,7 @@ def main():
         status = served.end()
         if status != 0:
             print(f"FAIL the server ended with status {status}")
-            failed += 1
+            failed = max(failed, 1)
     else:
         host, port = a.device.rsplit(":", 1)
         failed = run(Target(host, int(port), path=a.path, token=a.token, fake=False), chosen)

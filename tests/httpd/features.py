@@ -10,7 +10,7 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import attacks  # noqa: E402
-from attacks import DATA, HEADERS, WINDOW, Http2, Served  # noqa: E402
+from attacks import CONTINUATION, DATA, GOAWAY, HEADERS, WINDOW, Http2, Served  # noqa: E402
 
 
 def ask(target, path, method="GET", body=None, **headers):
@@ -216,19 +216,29 @@ def reserved_slots(served):
 
 def drain(served):
     """What is open finishes, nothing new begins, the process ends by itself."""
-    client = Http2(served.target)
+    client, guest = Http2(served.target), Http2(served.target)
     client.send(client.request("/stream")[1])
     while client.read_frame()[0] != HEADERS:
         pass
+    guest.send(guest.request("/slow")[1])
+    post, data = guest.request("/echo", method="POST", end=False)
+    guest.send(data)
+    guest.exchange()
     served.process.stdin.write(b"d")
     served.process.stdin.flush()
+    # A header that goes on where nothing may begin any more made the library read it for ever.
+    for _ in range(2):
+        while guest.read_frame()[0] != GOAWAY:
+            pass
+    guest.send(Http2.frame(HEADERS, 1, post) + Http2.frame(CONTINUATION, 4, post))
     size = 0
     while size < 1 << 20:
         kind, flags, stream, payload = client.read_frame()
         if kind == DATA:
             size += len(payload)
-            update = struct.pack(">I", len(payload))
-            client.send(client.frame(WINDOW, 0, 0, update) + client.frame(WINDOW, 0, stream, update))
+            if size < 1 << 20:  # it closes behind the last byte
+                update = struct.pack(">I", len(payload))
+                client.send(client.frame(WINDOW, 0, 0, update) + client.frame(WINDOW, 0, stream, update))
     client.wait_end()
     expect(served.process.wait(attacks.DEADLINE), 0)
 

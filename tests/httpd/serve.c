@@ -6,6 +6,7 @@
 #include <endpoint/endpoint.h>
 #include <hybus/config.h>
 #include <sys/epoll.h>
+#include <sys/socket.h>
 
 #include "http.h"
 
@@ -51,6 +52,16 @@ static int load(int argc, char *argv[], http_settings *ret)
     return r;
 }
 
+/* Connections inherit it. On a real network a write often stays unfinished; on loopback only so. */
+static void shrink_send_buffers(const Http *h)
+{
+    int size = 4096;
+
+    for (size_t i = 0; i < h->n_listeners; i++)
+        (void)setsockopt(h2o_socket_get_fd(h->listeners[i]->socket), SOL_SOCKET, SO_SNDBUF, &size,
+                         sizeof(size));
+}
+
 int main(int argc, char *argv[])
 {
     http_settings settings = {};
@@ -69,6 +80,7 @@ int main(int argc, char *argv[])
     if (http_reconfigure(http, &settings) < 0 ||
         sd_event_add_io(event, NULL, 0, EPOLLIN, on_input, http) < 0)
         return 1;
+    shrink_send_buffers(http);
     puts("ready");
     fflush(stdout);
     while (sd_event_get_state(event) != SD_EVENT_FINISHED)

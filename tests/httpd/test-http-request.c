@@ -193,6 +193,30 @@ static void test_lists(void **state)
     assert_false(http_list_has(span(""), "text/event-stream"));
 }
 
+static void test_hpack_count(void **state)
+{
+    /* RFC 7541, C.3.1: four fields; C.4.1 the same with Huffman coding. */
+    static const char plain[] = "\x82\x86\x84\x41\x0fwww.example.com";
+    static const char huffman[] =
+        "\x82\x86\x84\x41\x8c\xf1\xe3\xc2\xe5\xf2\x3a\x6b\xa0\xab\x90\xf4\xff";
+    static const char literal[] = "\x00\x01"
+                                  "a\x01"
+                                  "b\x3f\x00\x40\x01"
+                                  "c\x01"
+                                  "d\x0f\x01\x01"
+                                  "e";
+    static const char longer[] = "\x00\x01"
+                                 "a\x7f\x01"; /* 128 bytes, which are not there */
+
+    assert_int_equal(http_hpack_count((const uint8_t *)plain, sizeof(plain) - 1), 4);
+    assert_int_equal(http_hpack_count((const uint8_t *)huffman, sizeof(huffman) - 1), 4);
+    assert_int_equal(http_hpack_count((const uint8_t *)literal, sizeof(literal) - 1), 4);
+    assert_int_equal(http_hpack_count((const uint8_t *)longer, sizeof(longer) - 1), 1);
+    assert_int_equal(http_hpack_count((const uint8_t *)"\xff\xff\xff\xff\xff\xff\x90", 7), 1);
+    assert_int_equal(http_hpack_count((const uint8_t *)"\x90\x90\x90", 3), 3);
+    assert_int_equal(http_hpack_count((const uint8_t *)"", 0), 0);
+}
+
 static void test_escape(void **state)
 {
     char buffer[32];
@@ -209,7 +233,7 @@ int main(void)
         cmocka_unit_test(test_head),      cmocka_unit_test(test_head_refused),
         cmocka_unit_test(test_authority), cmocka_unit_test(test_fields),
         cmocka_unit_test(test_bearer),    cmocka_unit_test(test_lists),
-        cmocka_unit_test(test_escape),
+        cmocka_unit_test(test_escape),    cmocka_unit_test(test_hpack_count),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
