@@ -440,11 +440,13 @@ def unfinished_bodies(target, honest):
             pass
     for _ in range(30):
         sock = target.connect("http/1.1")
+        sock.settimeout(5)  # a cut connection may leave its client waiting for a window
         sock.sendall(b"POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % (8 << 20))
         clients.append(sock)
         upload(sock.sendall, 1)
     for _ in range(4):
         client = Http2(target)
+        client.sock.settimeout(5)
         clients.append(client.sock)
         for _ in range(8):
             stream, data = client.request("/echo", method="POST", end=False)

@@ -50,6 +50,21 @@ def methods(served):
     expect(ask(served.target, "/nowhere/", authorization="Bearer good", method="POST")[0], 404)
 
 
+def trailers(served):
+    """What comes behind a body is no part of the header, and no credential."""
+    for fields in ([("x-late", "1")], [("authorization", "Bearer bad")]):
+        client = Http2(served.target)
+        stream, data = client.request("/echo", method="POST", end=False)
+        client.send(data + Http2.frame(DATA, 0, stream, b"body") +
+                    Http2.frame(HEADERS, 5, stream, b"".join(attacks.literal(*f) for f in fields)))
+        body = read_until(client, b"body")
+        expect((b"x-late" in body, b"401" in body), (False, False))
+        client.sock.close()
+    answer = attacks.raw(served.target, b"POST /echo HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n"
+                         b"Trailer: x-late\r\n\r\n4\r\nbody\r\n0\r\nx-late: 1\r\n\r\n")
+    expect((attacks.statuses(answer), b"x-late: 1" in answer), ([200], False))
+
+
 def headers(served):
     status, fields, body = ask(served.target, "/evil")
     expect((status, body, fields["content-length"], fields["x-fine"]), (200, b"evil", "4", "yes"))
@@ -248,7 +263,7 @@ def main():
     parser.add_argument("--serve", required=True)
     served = Served(parser.parse_args().serve)
     failed = 0
-    tests = [static_files, methods, headers, credentials, cors, streaming, events, protocols, request_rate,
+    tests = [static_files, methods, trailers, headers, credentials, cors, streaming, events, protocols, request_rate,
              reserved_slots, reload, drain]
     for test in tests:
         try:
