@@ -78,6 +78,12 @@ static uint64_t address_take(Http *h, HttpAddress *a)
 
 /* --- connections ------------------------------------------------------------------------------ */
 
+void http_connection_leave(HttpConnection *c)
+{
+    if (!c->dying && c->socket)
+        c->linger_fd = fcntl(h2o_socket_get_fd(c->socket), F_DUPFD_CLOEXEC, 3);
+}
+
 static void connection_closed(void *data)
 {
     HttpConnection *c = data;
@@ -98,6 +104,9 @@ static void connection_closed(void *data)
     if (c->authenticated)
         h->n_authenticated--;
     c->address->connections--;
+    if (c->linger_fd >= 0 && !c->dying)
+        http_linger(h, TAKE_FD(c->linger_fd));
+    safe_close(c->linger_fd);
     free(c);
 }
 
@@ -150,6 +159,7 @@ static HttpConnection *connection_alloc(Http *h, h2o_socket_t *socket, const str
     c->address = a;
     c->http = h;
     c->socket = socket;
+    c->linger_fd = -1;
     return c;
 }
 
@@ -186,9 +196,14 @@ bool http_connection_new(Http *h, h2o_socket_t *socket, bool tls)
     return true;
 }
 
+HttpConnection *http_socket_connection(const h2o_socket_t *socket)
+{
+    return socket->on_close.cb == connection_closed ? socket->on_close.data : NULL;
+}
+
 HttpConnection *http_connection_of(h2o_req_t *req)
 {
-    return req->conn->callbacks->get_socket(req->conn)->on_close.data;
+    return http_socket_connection(req->conn->callbacks->get_socket(req->conn));
 }
 
 HttpConnection *http_connection_find(Http *h, uint64_t id)

@@ -11,6 +11,7 @@
  * sixty, a hundred streams a connection. Both are bounded here.
  * - Fields of trailers are put among those of the header. They are dropped.
  * - "cache-digest" is decoded for a server push that we do not offer. It is not looked at.
+ * - A connection is closed while the client still sends: see http-linger.c.
  * - A CONTINUATION frame on a connection that is ending makes the library read it for ever.
  *
  * tests/httpd/attacks.py and features.py try each; without this file they fail. */
@@ -28,6 +29,7 @@ static struct {
     __typeof__(&h2o_http2_stream_reset) reset;
     __typeof__(&h2o_hpack_parse_headers) parse_headers;
     __typeof__(&h2o_http2_decode_frame) decode_frame;
+    __typeof__(&h2o_socket_close) socket_close;
     bool draining;
 } library;
 
@@ -44,7 +46,8 @@ int http_library_init(void)
     bool found = find(&library.send_pending_data, "h2o_http2_stream_send_pending_data") &&
                  find(&library.reset, "h2o_http2_stream_reset") &&
                  find(&library.parse_headers, "h2o_hpack_parse_headers") &&
-                 find(&library.decode_frame, "h2o_http2_decode_frame");
+                 find(&library.decode_frame, "h2o_http2_decode_frame") &&
+                 find(&library.socket_close, "h2o_socket_close");
 
     library.draining = false;
     return found ? 0 : -ENOSYS;
@@ -71,7 +74,7 @@ INTERPOSED void h2o_http2_stream_send_pending_data(h2o_http2_conn_t *conn,
 /* By the client, or by the library because of what the client did. */
 INTERPOSED void h2o_http2_stream_reset(h2o_http2_conn_t *conn, h2o_http2_stream_t *stream)
 {
-    HttpConnection *c = conn->sock ? conn->sock->on_close.data : NULL;
+    HttpConnection *c = conn->sock ? http_socket_connection(conn->sock) : NULL;
     bool early = stream->state < H2O_HTTP2_STREAM_STATE_SEND_HEADERS;
 
     if (!early)
@@ -110,4 +113,11 @@ INTERPOSED ssize_t h2o_http2_decode_frame(h2o_http2_frame_t *frame, const uint8_
         return H2O_HTTP2_ERROR_PROTOCOL;
     }
     return r;
+}
+
+INTERPOSED void h2o_socket_close(h2o_socket_t *socket)
+{
+    if (http_socket_connection(socket))
+        http_connection_leave(http_socket_connection(socket));
+    library.socket_close(socket);
 }

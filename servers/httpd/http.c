@@ -177,6 +177,7 @@ void http_free(Http *h)
         http_listen_close(h);
         close_connections(h);
     }
+    http_lingers_free(h);
     for (size_t i = 0; i < h->n_passed; i++)
         safe_close(h->passed[i]);
     if (h->event_socket) {
@@ -244,7 +245,7 @@ int http_drain(Http *h, void (*drained)(Http *h, void *userdata), void *userdata
     http_listen_close(h);
     end_streams(h);
     h2o_context_request_shutdown(&h->context);
-    if (!h->connections)
+    if (!h->connections && !h->lingers)
         return 0;
     h->drained = drained;
     h->drained_userdata = userdata;
@@ -266,7 +267,7 @@ static void check_drain(Http *h)
         if ((!c->exchanges && (!c->http2 || now >= h->drain_since_usec + FAREWELL_USEC)) ||
             now >= h->drain_until_usec)
             http_connection_kill(c);
-    if (h->connections)
+    if (h->connections || h->lingers)
         return;
     h->drained = NULL;
     drained(h, h->drained_userdata);

@@ -46,6 +46,7 @@ typedef struct HttpAddress HttpAddress;
 typedef struct HttpConnection HttpConnection;
 typedef struct HttpPeer HttpPeer;
 typedef struct HttpExchange HttpExchange;
+typedef struct HttpLinger HttpLinger;
 typedef struct HttpListener HttpListener;
 
 typedef struct http_counters {
@@ -86,6 +87,7 @@ struct HttpConnection {
     size_t held;      /* bytes of responses that its client has not taken */
     size_t collected; /* bytes of requests that are not complete, at the last sweep */
     unsigned open, n_peers;
+    int linger_fd; /* the socket once more, from when the library lets go of it */
     bool authenticated, tls, dying, http2;
     char peer_name[ENDPOINT_ADDRESS_TEXT];
     char local_name[ENDPOINT_ADDRESS_TEXT];
@@ -159,9 +161,10 @@ struct Http {
     bool passed_tls[HTTP_LISTENERS_MAX];
     size_t n_passed;
     HttpConnection *connections, *dying;
+    HttpLinger *lingers;
     HttpAddress *addresses;
     size_t held;
-    size_t n_connections, n_authenticated, n_addresses, n_streams;
+    size_t n_connections, n_authenticated, n_addresses, n_streams, n_lingers;
     uint64_t next_id, swept_usec, bodies_swept_usec, streams_usec, drain_since_usec, drain_until_usec, log_second;
     unsigned log_lines;
     char life[9]; /* tells this server's own event ids from those of its earlier lives */
@@ -218,6 +221,8 @@ void http_tls_describe(h2o_socket_t *socket, char *buffer, size_t room);
  */
 /* Takes a fresh socket under the limits; false: it has been closed. */
 bool http_connection_new(Http *h, h2o_socket_t *socket, bool tls);
+/* NULL: another kind of socket. */
+HttpConnection *http_socket_connection(const h2o_socket_t *socket);
 HttpConnection *http_connection_of(h2o_req_t *req);
 HttpConnection *http_connection_find(Http *h, uint64_t id);
 /* Cuts the connection; its exchanges end in this turn of the loop. */
@@ -228,6 +233,15 @@ void http_connection_reset(HttpConnection *c);
 unsigned http_connection_admit(HttpConnection *c, uint64_t *ret_retry_usec);
 void http_connections_sweep(Http *h);
 void http_connections_bury(Http *h);
+
+/* The library is about to close the socket. */
+void http_connection_leave(HttpConnection *c);
+
+/* --- http-linger.c ------------------------------------------------------------------------------
+ */
+/* Takes the socket over: what the client has to read, it will be able to read. */
+void http_linger(Http *h, int fd);
+void http_lingers_free(Http *h);
 
 /* --- http-peer.c --------------------------------------------------------------------------------
  */

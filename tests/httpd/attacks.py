@@ -627,13 +627,13 @@ def free_ports(n):
 
 
 class Served:
-    def __init__(self, program, *settings):
+    def __init__(self, program, *settings, stall=STALL):
         self.directory = tempfile.mkdtemp(prefix="httpd-attacks-")
         os.mkdir(self.directory + "/files")
         tls, plain = free_ports(2)
         self.process = subprocess.Popen(
             [program, self.directory, str(tls), str(plain), "[timeouts]", "Request = 3", "Idle = 4",
-             f"Stall = {STALL}", *settings],
+             f"Stall = {stall}", *settings],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
         if b"ready" not in self.process.stdout.readline():
             raise SystemExit("the server does not start")

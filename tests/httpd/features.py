@@ -4,6 +4,8 @@
 import argparse
 import http.client
 import os
+import select
+import socket
 import ssl
 import struct
 import sys
@@ -63,6 +65,32 @@ def trailers(served):
     answer = attacks.raw(served.target, b"POST /echo HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n"
                          b"Trailer: x-late\r\n\r\n4\r\nbody\r\n0\r\nx-late: 1\r\n\r\n")
     expect((attacks.statuses(answer), b"x-late: 1" in answer), ([200], False))
+
+
+def refused_bodies(served):
+    """The refusal of a body comes through to a client that is still sending it, and to one that asked first."""
+    for more in (b"Content-Length: 12000000\r\n", b"Transfer-Encoding: chunked\r\n"):
+        sock = socket.create_connection(("127.0.0.1", served.target.plain_port), attacks.DEADLINE)
+        sock.sendall(b"POST /echo HTTP/1.1\r\nHost: localhost\r\n" + more + b"\r\n")
+        while not select.select([sock], [], [], 0)[0]:
+            sock.sendall(b"186a0\r\n" + b"x" * 100000 + b"\r\n")
+        sock.sendall(b"x" * 1000000)  # was under way already
+        answer = b""
+        while piece := sock.recv(65536):
+            answer += piece
+        expect(attacks.statuses(answer), [413])
+    for size, statuses in ((3, [100, 200]), (12000000, [413])):
+        answer, sock = b"", served.target.connect("http/1.1")
+        sock.sendall(b"POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\nExpect: 100-continue\r\n\r\n"
+                     % size)
+        while piece := sock.recv(65536):
+            answer += piece
+            if attacks.statuses(answer) == [100]:
+                sock.sendall(b"abc")
+        expect(attacks.statuses(answer), statuses)
+    answer = attacks.raw(served.target, b"POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n"
+                         b"Expect: something\r\n\r\nabc")
+    expect(attacks.statuses(answer), [417])
 
 
 def headers(served):
@@ -231,6 +259,7 @@ def reserved_slots(served):
 
 def drain(served):
     """What is open finishes, nothing new begins, the process ends by itself."""
+    served = Served(served.process.args[0], stall=60)
     client, guest = Http2(served.target), Http2(served.target)
     client.send(client.request("/stream")[1])
     while client.read_frame()[0] != HEADERS:
@@ -256,6 +285,7 @@ def drain(served):
                 client.send(client.frame(WINDOW, 0, 0, update) + client.frame(WINDOW, 0, stream, update))
     client.wait_end()
     expect(served.process.wait(attacks.DEADLINE), 0)
+    served.end()
 
 
 def main():
@@ -263,7 +293,7 @@ def main():
     parser.add_argument("--serve", required=True)
     served = Served(parser.parse_args().serve)
     failed = 0
-    tests = [static_files, methods, trailers, headers, credentials, cors, streaming, events, protocols, request_rate,
+    tests = [static_files, methods, trailers, refused_bodies, headers, credentials, cors, streaming, events, protocols, request_rate,
              reserved_slots, reload, drain]
     for test in tests:
         try:
