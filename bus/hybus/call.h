@@ -9,7 +9,8 @@
 
 #include "base.h"
 
-#define HYBUS_CALL_DEADLINE_USEC (10u * 1000u * 1000u) /* of hybus_call_method() */
+#define HYBUS_CALL_DEADLINE_USEC                                                                   \
+    (25u * 1000u * 1000u) /* of hybus_call_method(); D-Bus's usual one */
 
 /* Exactly once, from the loop; never when the slot was dropped first. `error` is 0 and `reply` the
  * answer, or `error` is negative and `reply` the error message (sd_bus_message_get_error() has what

@@ -3,6 +3,7 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <hybus/call.h>
 #include <hybus/log.h>
 #include <pwd.h>
 #include <sys/random.h>
@@ -131,15 +132,7 @@ static int remove_surplus(BusApply *a, size_t n_files)
 
 static int request_next(BusApply *a);
 
-/* What the bus answered, as a number; negative when it refused. */
-static int read_number(sd_bus_message *m, uint32_t *ret)
-{
-    if (sd_bus_message_is_method_error(m, NULL))
-        return -sd_bus_message_get_errno(m);
-    return sd_bus_message_read(m, "u", ret);
-}
-
-static int on_released(sd_bus_message *m, void *userdata, sd_bus_error *unused)
+static void on_released(sd_bus_message *m, int error, void *userdata)
 {
     BusApply *a = userdata;
 
@@ -149,15 +142,14 @@ static int on_released(sd_bus_message *m, void *userdata, sd_bus_error *unused)
         end(a, 0, "in force");
     else if (request_next(a) < 0)
         end(a, -ENOTCONN, "the bus is away");
-    return 0;
 }
 
-static int on_requested(sd_bus_message *m, void *userdata, sd_bus_error *unused)
+static void on_requested(sd_bus_message *m, int error, void *userdata)
 {
     BusApply *a = userdata;
     char canary[128];
     uint32_t answer = 0;
-    int r = read_number(m, &answer);
+    int r = error < 0 ? error : sd_bus_message_read(m, "u", &answer);
 
     a->slot = sd_bus_slot_unref(a->slot);
     if (r < 0 || answer != NAME_PRIMARY_OWNER) {
@@ -165,14 +157,13 @@ static int on_requested(sd_bus_message *m, void *userdata, sd_bus_error *unused)
             "the bus reloaded, but does not obey %s/" PREFIX "%zu" SUFFIX
             ": look for broken files in its log (journalctl -u dbus)",
             a->directory, a->proven);
-        return 0;
+        return;
     }
     canary_name(a, a->proven, canary, sizeof canary);
-    r = sd_bus_call_method_async(a->bus, &a->slot, DRIVER, DRIVER_PATH, DRIVER, "ReleaseName",
-                                 on_released, a, "s", canary);
+    r = hybus_call_method(a->bus, DRIVER, DRIVER_PATH, DRIVER, "ReleaseName", on_released, a,
+                          &a->slot, "s", canary);
     if (r < 0)
         end(a, r, "the bus is away");
-    return 0;
 }
 
 static int request_next(BusApply *a)
@@ -180,22 +171,21 @@ static int request_next(BusApply *a)
     char canary[128];
 
     canary_name(a, a->proven, canary, sizeof canary);
-    return sd_bus_call_method_async(a->bus, &a->slot, DRIVER, DRIVER_PATH, DRIVER, "RequestName",
-                                    on_requested, a, "su", canary, NAME_DO_NOT_QUEUE);
+    return hybus_call_method(a->bus, DRIVER, DRIVER_PATH, DRIVER, "RequestName", on_requested, a,
+                             &a->slot, "su", canary, NAME_DO_NOT_QUEUE);
 }
 
-static int on_reloaded(sd_bus_message *m, void *userdata, sd_bus_error *unused)
+static void on_reloaded(sd_bus_message *m, int error, void *userdata)
 {
     BusApply *a = userdata;
 
     a->slot = sd_bus_slot_unref(a->slot);
-    if (sd_bus_message_is_method_error(m, NULL))
-        end(a, -sd_bus_message_get_errno(m),
+    if (error < 0)
+        end(a, error,
             "the bus does not reload its configuration: %s (its log says why: journalctl -u dbus)",
             sd_bus_message_get_error(m)->message);
     else if (request_next(a) < 0)
         end(a, -ENOTCONN, "the bus is away");
-    return 0;
 }
 
 static int reload(BusApply *a)
@@ -205,7 +195,7 @@ static int reload(BusApply *a)
 
     if (r < 0)
         return r;
-    r = sd_bus_call_async(a->bus, &a->slot, m, on_reloaded, a, CALL_USEC);
+    r = hybus_call_send(m, CALL_USEC, on_reloaded, a, &a->slot);
     sd_bus_message_unref(m);
     return r;
 }
