@@ -45,6 +45,15 @@ class TestDevice(simulated.Device):
         target.chmod(mode)
         return f'/run/hybridos-tests/{target.name}'
 
+    def put_text(self, text, name):
+        path = f'/run/hybridos-tests/{name}'
+        self.run('mkdir', '-p', '/run/hybridos-tests', check=True)
+        self.write(path, text)
+        return path
+
+    def write(self, path, text):
+        self.run('tee', path, input=text, check=True)
+
     def user(self, name, uid, groups=()):
         """Makes a local user; returns its name."""
         if self.run('id', name).returncode:
@@ -92,8 +101,9 @@ def device(bus):
 
 
 def pytest_runtest_makereport(item, call):
-    """What the device's journal said last belongs to a failure."""
+    """What the device said last belongs to a failure."""
     d = item.funcargs.get('device') if call.when == 'call' and call.excinfo else None
     if d is not None and d.running() and not call.excinfo.errisinstance(pytest.skip.Exception):
-        item.add_report_section('call', 'journal',
-                                d.run('journalctl', '--no-pager', '--lines=60').stdout)
+        for what, command in (('journal', ('journalctl', '--no-pager', '--lines=60')),
+                              ('log', ('h-logread', '--no-pager', '--lines=60'))):
+            item.add_report_section('call', what, d.run(*command).stdout)

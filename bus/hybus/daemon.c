@@ -240,7 +240,8 @@ int hybus_daemon_listen_fd(hybus_daemon *d, const char *name, int family, int ty
     if (i == d->n_passed)
         return -ENOENT;
     fd = SD_LISTEN_FDS_START + i;
-    r = sd_is_socket(fd, family, type, true);
+    /* Datagrams need no listening. */
+    r = sd_is_socket(fd, family, type, type == SOCK_DGRAM ? -1 : true);
     if (r <= 0)
         return r < 0 ? r : -EPROTOTYPE;
     /* systemd passes it blocking: accepting all there is would wait in the last accept. */

@@ -3,9 +3,12 @@
 #define SD_JOURNAL_SUPPRESS_LOCATION
 #include "log.h"
 
+#include <log-protocol.h>
 #include <stdarg.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
+#include <sys/un.h>
 #include <systemd/sd-journal.h>
 
 #define MESSAGE_MAX 4096u /* bytes of one message; longer ones are cut */
@@ -14,7 +17,10 @@ static struct {
     char program[64];
     int max_priority;
     bool journal;
-} state = {.program = "hybridos", .max_priority = LOG_INFO};
+    const char *socket;
+    int fd;           /* connected to h-logged, or -1 */
+    uint32_t dropped; /* records that h-logged had no room for */
+} state = {.program = "hybridos", .max_priority = LOG_INFO, .fd = -1};
 
 /* The service manager says in $JOURNAL_STREAM which stream it attached; standard error is the
  * journal only if it is still that one (systemd.exec(5)). */
@@ -33,7 +39,11 @@ void hybus_log_open(const char *program)
     const char *level = secure_getenv("HYBRIDOS_LOG_LEVEL");
 
     snprintf(state.program, sizeof state.program, "%s", program);
+    state.socket = secure_getenv("HYBRIDOS_LOG_SOCKET");
+    /* A unit logs to h-logged, whoever runs a program by hand wants to see what it says. */
     state.journal = stderr_is_journal();
+    if (!state.socket && state.journal)
+        state.socket = HLOG_SOCKET;
     if (level && level[0] >= '0' && level[0] <= '7' && !level[1])
         state.max_priority = level[0] - '0';
 }
@@ -63,6 +73,74 @@ static void escape(const char *in, char *out, size_t size)
     }
     out[n] = '\0';
 }
+
+/* --- h-logged --------------------------------------------------------------------------------- */
+
+static int logged_connect(void)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    int fd;
+
+    if (strlen(state.socket) >= sizeof address.sun_path)
+        return -ENAMETOOLONG;
+    strcpy(address.sun_path, state.socket);
+    fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd < 0)
+        return -errno;
+    if (connect(fd, (struct sockaddr *)&address, sizeof address) < 0) {
+        int r = -errno;
+        close(fd);
+        return r;
+    }
+    state.fd = fd;
+    return 0;
+}
+
+static int logged_send(const void *data, size_t size)
+{
+    for (unsigned attempt = 0; attempt < 2; attempt++) {
+        int r = state.fd < 0 ? logged_connect() : 0;
+
+        if (r < 0)
+            return r;
+        if (send(state.fd, data, size, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0)
+            return 0;
+        if (errno == EAGAIN || errno == ENOBUFS || errno == EMSGSIZE)
+            return -EAGAIN;
+        /* Its socket was made anew. */
+        state.fd = safe_close(state.fd);
+    }
+    return -ECONNREFUSED;
+}
+
+/* Never waits: what finds no room is counted, and the count goes with the next one. False when
+ * h-logged is not there. */
+static bool to_logged(int priority, int error, const char *file, int line, const char *text)
+{
+    uint8_t data[MESSAGE_MAX + 512], *to, *end = data + sizeof data;
+    char number[16];
+    int r;
+
+    to = hlog_head(data, (uint8_t)(LOG_DAEMON | LOG_PRI(priority)), state.dropped);
+    to = hlog_put(to, end, NULL, 0, HLOG_MESSAGE, text, strlen(text));
+    to = hlog_put(to, end, NULL, 0, HLOG_IDENTIFIER, state.program, strlen(state.program));
+    to = hlog_put(to, end, NULL, 0, HLOG_CODE_FILE, file, strnlen(file, 200));
+    snprintf(number, sizeof number, "%i", line);
+    to = hlog_put(to, end, NULL, 0, HLOG_CODE_LINE, number, strlen(number));
+    snprintf(number, sizeof number, "%i", abs(error));
+    if (error)
+        to = hlog_put(to, end, NULL, 0, HLOG_ERRNO, number, strlen(number));
+    if (!to)
+        return false;
+    r = logged_send(data, (size_t)(to - data));
+    if (r == -EAGAIN && state.dropped < UINT32_MAX)
+        state.dropped++;
+    else if (r >= 0)
+        state.dropped = 0;
+    return r >= 0 || r == -EAGAIN;
+}
+
+/* --- the journal, and standard error ----------------------------------------------------------- */
 
 #define FIELD(field) ((struct iovec){.iov_base = (field), .iov_len = strlen(field)})
 
@@ -108,6 +186,10 @@ int hybus_log_full(int priority, int error, const char *file, int line, const ch
                  strerrordesc_np(abs(error)) ?: "Unknown error");
     escape(raw, text, sizeof text);
 
+    if (state.socket && to_logged(priority, error, file, line, text)) {
+        errno = saved;
+        return error;
+    }
     if (state.journal)
         to_journal(priority, error, file, line, text);
     else

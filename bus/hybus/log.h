@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #pragma once
 
-/* Logging of programs (libraries do not log). Goes to the journal with structured fields when
- * standard error is the journal ($JOURNAL_STREAM), otherwise to standard error with a <N> prefix.
+/* Logging of programs (libraries do not log). In a unit, whose standard error is the journal
+ * ($JOURNAL_STREAM), it goes to h-logged with structured fields, never waiting, and to the journal
+ * when h-logged is not there; otherwise to standard error with a <N> prefix.
  * Priorities are those of syslog(3). Control characters in the message are escaped. Never pass a
  * secret. */
 

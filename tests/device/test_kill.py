@@ -6,7 +6,7 @@ import pathlib
 
 import pytest
 
-UNITS = ["h-securityd.service", "h-endpointd.service", "h-httpd.service", "h-sysinfo.service"]
+UNITS = ["h-securityd.service", "h-endpointd.service", "h-logged.service", "h-httpd.service", "h-sysinfo.service"]
 ROUNDS = os.environ.get("HYBRIDOS_KILL_ROUNDS", "250")
 HERE = pathlib.Path(__file__).resolve().parent
 

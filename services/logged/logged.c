@@ -1,0 +1,249 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <hybus/daemon.h>
+#include <hybus/log.h>
+#include <pwd.h>
+#include <sys/socket.h>
+
+#include "log-bus.h"
+#include "log-journal.h"
+#include "log-native.h"
+
+#define STATE_DIRECTORY "/var/lib/hybridos/logged"
+#define RUNTIME_DIRECTORY "/run/hybridos/logged"
+#define AUDIT_USER "h-securityd"
+#define HOUSEKEEPING_USEC (1000u * 1000u)
+
+typedef struct Manager {
+    log_settings settings;
+    sd_event *event;
+    log_book *book;
+    log_pipes *pipes;
+    log_sync *sync;
+    log_native *native;
+    log_journal *journal;
+    log_bus *bus;
+    sd_event_source *tick;
+    bool ticking;
+    uint64_t last_stored, next_sync;
+} Manager;
+
+static const hybus_setting settings_table[] = {
+    {"log", "Storage", HYBUS_SETTING_STRING, offsetof(log_settings, storage_name), "split"},
+    {"log", "Size", HYBUS_SETTING_BYTES, offsetof(log_settings, size), "4M", LOG_FILE_SIZE_MIN,
+     LOG_FILE_SIZE_MAX},
+    {"log", "ImportantSize", HYBUS_SETTING_BYTES, offsetof(log_settings, important_size), "1M",
+     LOG_FILE_SIZE_MIN, LOG_FILE_SIZE_MAX},
+    {"log", "AuditSize", HYBUS_SETTING_BYTES, offsetof(log_settings, audit_size), "1M",
+     LOG_FILE_SIZE_MIN, LOG_FILE_SIZE_MAX},
+    {"log", "RateInterval", HYBUS_SETTING_SECONDS, offsetof(log_settings, rate_interval), "10s",
+     100000, 3600000000u},
+    {"log", "RateBurst", HYBUS_SETTING_UINT, offsetof(log_settings, rate_burst), "5000", 0,
+     1000000000u},
+    {"log", "SyncInterval", HYBUS_SETTING_SECONDS, offsetof(log_settings, sync_interval), "5min", 0,
+     86400000000u},
+    {},
+};
+
+static void manager_done(Manager *m)
+{
+    log_bus_free(m->bus);
+    log_journal_free(m->journal);
+    log_native_free(m->native);
+    log_pipes_free(m->pipes);
+    log_sync_free(m->sync);
+    sd_event_source_disable_unref(m->tick);
+    log_book_close(m->book);
+}
+
+static int adopt_settings(Manager *m, const log_settings *from)
+{
+    m->settings = *from;
+    if (log_storage_parse(from->storage_name, &m->settings.storage) < 0)
+        return hybus_log_errno(LOG_ERR, -EINVAL,
+                               "Storage=%s is none of persistent, volatile and split",
+                               from->storage_name);
+    m->settings.storage_name = NULL;
+    return 0;
+}
+
+static int reload(hybus_daemon *d, void *userdata)
+{
+    Manager *m = userdata;
+    int r = adopt_settings(m, hybus_daemon_settings(d));
+
+    if (r < 0)
+        return r;
+    if (log_book_set_settings(m->book, &m->settings))
+        hybus_notice("Storage and sizes change when h-logged is started anew");
+    log_bus_settings_changed(m->bus);
+    return 0;
+}
+
+/* --- housekeeping: while there is something to tell, to write or to give back
+ * ---------------------- */
+
+static int on_tick(sd_event_source *s, uint64_t usec, void *userdata)
+{
+    Manager *m = userdata;
+    log_clock now = log_clock_now();
+    uint64_t newest;
+    log_store *store;
+
+    m->ticking = false;
+    for (log_stream i = 0; i < LOG_STREAMS; i++) {
+        store = log_book_store(m->book, i);
+        if (store && log_store_failed(store))
+            hybus_error("The file of the ring \"%s\" has failed under it; it goes on in memory",
+                        log_stream_name(i));
+    }
+    log_book_tick(m->book, now);
+    newest = log_book_newest(m->book);
+    if (m->settings.sync_interval > 0 && now.monotonic >= m->next_sync &&
+        log_sync_done(m->sync) < newest) {
+        m->next_sync = now.monotonic + m->settings.sync_interval;
+        (void)log_sync_request(m->sync, NULL, NULL);
+    }
+    if (newest == m->last_stored && log_book_due(m->book) == UINT64_MAX) {
+        /* Quiet: the pages go back to the page cache, and nothing wakes us up any more, but for
+         * what is not on the disk yet. */
+        for (log_stream i = 0; i < LOG_STREAMS; i++)
+            if ((store = log_book_store(m->book, i)))
+                log_store_rest(store);
+        if (m->settings.sync_interval == 0 || log_sync_done(m->sync) >= newest)
+            return 0;
+        (void)sd_event_source_set_time(s, MAX_OF(m->next_sync, now.monotonic + HOUSEKEEPING_USEC));
+    } else
+        (void)sd_event_source_set_time_relative(s, HOUSEKEEPING_USEC);
+    m->last_stored = newest;
+    m->ticking = true;
+    return sd_event_source_set_enabled(s, SD_EVENT_ONESHOT);
+}
+
+static void on_stored(log_book *b, void *userdata)
+{
+    Manager *m = userdata;
+
+    log_pipes_wake(m->pipes);
+    if (!m->ticking && sd_event_source_set_time_relative(m->tick, HOUSEKEEPING_USEC) >= 0 &&
+        sd_event_source_set_enabled(m->tick, SD_EVENT_ONESHOT) >= 0)
+        m->ticking = true;
+}
+
+/* --- setting up
+ * ------------------------------------------------------------------------------------- */
+
+static int open_book(Manager *m)
+{
+    log_book_options o = {.settings = &m->settings,
+                          .state_directory = STATE_DIRECTORY,
+                          .runtime_directory = RUNTIME_DIRECTORY,
+                          .now = log_clock_now()};
+    log_store_statistics st;
+    int r;
+
+    r = log_journal_boot_id(o.boot_id);
+    if (r >= 0)
+        r = log_book_open(&o, &m->book);
+    if (r < 0)
+        return hybus_log_errno(LOG_ERR, r, "Cannot set up the rings");
+    for (log_stream s = 0; s < LOG_STREAMS; s++) {
+        if (!log_book_store(m->book, s))
+            continue;
+        log_store_statistics_get(log_book_store(m->book, s), &st);
+        if (st.error < 0)
+            hybus_log_errno(LOG_ERR, st.error, "The ring \"%s\" is in memory alone, without a file",
+                            log_stream_name(s));
+        if (st.lost > 0)
+            log_book_note(m->book, o.now, LOG_WARNING, NULL, st.lost,
+                          "%llu records of the ring \"%s\" were found missing or damaged",
+                          (unsigned long long)st.lost, log_stream_name(s));
+    }
+    return 0;
+}
+
+static uint64_t malformed(void *userdata)
+{
+    Manager *m = userdata;
+
+    return log_native_malformed(m->native);
+}
+
+static int open_native(Manager *m, hybus_daemon *d)
+{
+    const struct passwd *auditor = getpwnam(AUDIT_USER);
+    int r, fd = hybus_daemon_listen_fd(d, "native", AF_UNIX, SOCK_DGRAM);
+
+    if (fd < 0)
+        return hybus_log_errno(LOG_ERR, fd, "No socket came from h-logged.socket; start that unit");
+    if (!auditor)
+        hybus_warning("There is no user " AUDIT_USER "; nobody can write to the audit");
+    r = log_native_new(m->event, fd, m->book, auditor ? auditor->pw_uid : LOG_NOBODY, &m->native);
+    return r < 0 ? hybus_log_errno(LOG_ERR, r, "Cannot take records in") : 0;
+}
+
+static int set_up(Manager *m, hybus_daemon *d)
+{
+    int r;
+
+    m->event = hybus_daemon_event(d);
+    r = adopt_settings(m, hybus_daemon_settings(d));
+    if (r < 0)
+        return r;
+    r = open_book(m);
+    if (r < 0)
+        return r;
+    r = log_pipes_new(m->event, m->book, &m->pipes);
+    if (r >= 0)
+        r = log_sync_new(m->event, m->book, &m->sync);
+    if (r >= 0)
+        r = sd_event_add_time_relative(m->event, &m->tick, CLOCK_MONOTONIC, HOUSEKEEPING_USEC, 0,
+                                       on_tick, m);
+    if (r < 0)
+        return hybus_log_errno(LOG_ERR, r, "Cannot set up the event loop");
+    m->ticking = true;
+    m->next_sync = log_clock_now().monotonic + m->settings.sync_interval;
+    log_book_on_stored(m->book, on_stored, m);
+    r = open_native(m, d);
+    if (r < 0)
+        return r;
+    r = log_journal_new(m->event, m->book, RUNTIME_DIRECTORY "/journal.cursor", &m->journal);
+    if (r < 0)
+        hybus_log_errno(LOG_ERR, r, "Cannot read the journal; what comes by it is not taken in");
+    r = hybus_daemon_connect(d);
+    if (r < 0)
+        return r;
+    return log_bus_new(&(log_bus_options){.bus = hybus_daemon_bus(d),
+                                          .agent = hybus_daemon_agent(d),
+                                          .book = m->book,
+                                          .pipes = m->pipes,
+                                          .sync = m->sync,
+                                          .malformed = malformed,
+                                          .userdata = m},
+                       &m->bus);
+}
+
+int main(int argc, char *argv[])
+{
+    static const char *const interfaces[] = {LOG_BUS_NAME, NULL};
+    static const hybus_daemon_info info = {
+        .component = "logged",
+        .concept = "Log",
+        .description = "The log of the device, in a ring of fixed size",
+        .interfaces = interfaces,
+        .settings = settings_table,
+        .settings_size = sizeof(log_settings),
+        .mediate = true,
+        .reload = reload,
+    };
+    _cleanup_(hybus_daemon_freep) hybus_daemon *daemon = NULL;
+    _cleanup_(manager_done) Manager manager = {};
+    int r;
+
+    r = hybus_daemon_new(&info, argc, argv, &daemon);
+    if (r <= 0)
+        return hybus_daemon_exit_status(r);
+    r = set_up(&manager, daemon);
+    if (r >= 0)
+        r = hybus_daemon_run(daemon, &manager);
+    return hybus_daemon_exit_status(r);
+}

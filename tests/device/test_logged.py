@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""h-logged as it is shipped: what goes in by every road comes out again, once, for those who may see it."""
+import json
+import struct
+import subprocess
+import threading
+
+import pytest
+
+LOG1 = ["org.hybridos.Log1", "/org/hybridos/Log1", "org.hybridos.Log1"]
+SOCKET = "/run/hybridos/logged/log.sock"
+# Sends records N to M-1 of a text, as fast as the socket takes them, never losing one.
+SENDER = """
+import socket, struct, sys
+text, first, last = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+field = lambda code, value: struct.pack('<BH', code, len(value)) + value
+for i in range(first, last):
+    s.sendto(b'HL\\x01\\x0e\\0\\0\\0\\0' + field(1, f'{text} {i}'.encode()) + field(3, b'sender'), '%s')
+""" % SOCKET
+
+
+@pytest.fixture(autouse=True)
+def needed(device):
+    device.need("/usr/sbin/h-logged", "/usr/bin/h-logread")
+
+
+def read(device, *arguments, user=None):
+    """The records that h-logread shows, as objects."""
+    done = device.run("h-logread", "--no-pager", "-o", "json", *arguments, user=user)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def send(device, *fields, priority=30, user=None):
+    """One record by the native protocol; fields are (code, name or None, value)."""
+    data = b"HL\x01" + bytes([priority]) + b"\0\0\0\0"
+    for code, name, value in fields:
+        data += bytes([code]) + (bytes([len(name)]) + name if code & 127 == 0 else b"")
+        data += struct.pack("<H", len(value)) + value
+    program = ("import socket; s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM);"
+               f"s.sendto(bytes.fromhex('{data.hex()}'), '{SOCKET}')")
+    device.run("python3", "-c", program, user=user, check=True)
+
+
+def wait_for(device, count, *arguments, seconds=60):
+    device.wait(lambda: len(read(device, *arguments)) >= count, f"{count} records of {arguments}", seconds)
+    found = read(device, *arguments)
+    assert len(found) == count, found[-5:]
+    return found
+
+
+def test_our_daemons_log_here(device):
+    found = read(device, "-u", "httpd")
+    assert any("listening" in r["MESSAGE"] for r in found)
+    native = [r for r in found if r["source"] == "native"]
+    assert native, found
+    uid = int(device.run("id", "-u", "h-httpd", check=True).stdout)
+    assert all(r["uid"] == uid and r["UNIT"] == "h-httpd.service" and r["IDENTIFIER"] == "h-httpd" for r in native)
+
+
+def test_the_sender_is_the_kernels_word(device):
+    send(device, (1, None, b"who-am-i"), (0, b"UID", b"0"), user="guest")
+    record = wait_for(device, 1, "-g", "who-am-i")[0]
+    assert record["uid"] == 1001 and record["UID"] == "0" and record["source"] == "native"
+    # A unit cannot be claimed, and the audit is not open to root either.
+    send(device, (1, None, b"forged-unit"), (2, None, b"h-securityd.service"))
+    send(device, (1, None, b"forged-unit"), (0, b"UNIT", b"h-securityd.service"))
+    send(device, (1, None, b"forged-unit"), (13, None, b"a1-1"))
+    send(device, (1, None, b"after-the-forged"))
+    wait_for(device, 1, "-g", "after-the-forged")
+    assert read(device, "-g", "forged-unit") == []
+    assert read(device, "--audit", "-g", "forged-unit") == []
+
+
+def test_binary_and_hostile_text(device):
+    send(device, (1, None, b"hostile \x1b[2J\xc2\x9b <b>\nsecond line"), (0, b"BLOB", bytes(range(256))))
+    record = wait_for(device, 1, "-g", "hostile \x1b")[0]
+    assert record["MESSAGE"] == "hostile \x1b[2J\u009b <b>\nsecond line"
+    assert record["BLOB"]["base64"].startswith("AAECAwQ")
+    shown = device.run("h-logread", "-g", "hostile", check=True).stdout
+    assert "\x1b" not in shown and "\u009b" not in shown and "\n    second line" in shown
+
+
+def test_what_comes_by_the_journal(device):
+    unit = "journal-test.service"
+    device.run("systemd-run", "--wait", "--unit", unit, "sh", "-c",
+               "echo from-stdout; echo '<3>from-stderr' >&2; logger -p user.crit -t tag from-syslog", check=True)
+    assert wait_for(device, 1, "-u", unit, "-t", "sh", "-g", "from-stdout")[0]["source"] == "journal"
+    assert wait_for(device, 1, "-t", "sh", "-g", "from-stderr")[0]["priority"] == 3
+    record = wait_for(device, 1, "-t", "tag", "-g", "from-syslog")[0]
+    assert record["priority"] == 2 and record["facility"] == 1 and record["IDENTIFIER"] == "tag"
+    assert record["UNIT"] == unit and record["pid"] > 1
+    journal = json.loads(device.run("journalctl", "-o", "json", "-n", "1", "SYSLOG_IDENTIFIER=tag", check=True).stdout)
+    assert record["realtime"] == int(journal["__REALTIME_TIMESTAMP"])
+    assert record["monotonic"] == int(journal["__MONOTONIC_TIMESTAMP"])
+    assert record["boot"] == journal["_BOOT_ID"]
+
+
+def test_the_journal_is_small_and_in_memory(device):
+    shown = device.run("systemd-analyze", "cat-config", "systemd/journald.conf", check=True).stdout
+    assert "Storage=volatile" in shown
+    assert device.run("find", "/var/log/journal", "-name", "*.journal").stdout == ""
+
+
+def test_killed_while_records_come(device):
+    """Nothing that was sent is lost or there twice, by either road, however often h-logged dies."""
+    script = device.put_text(SENDER, "sender.py")
+    journal = subprocess.Popen(device.command(["sh", "-c", "for i in $(seq 0 1499); do echo \"by-journal $i\"; done "
+                                               "| systemd-cat -t killed"]))
+    native = subprocess.Popen(device.command(["python3", script, "by-native", "0", "3000"]))
+    for _ in range(10):
+        device.run("systemctl", "kill", "-s", "KILL", "h-logged.service", check=True)
+        device.wait(lambda: device.run("systemctl", "is-active", "h-logged.service").stdout.strip() == "active",
+                    "h-logged is back")
+    assert journal.wait(60) == 0 and native.wait(60) == 0
+    for text, count in (("by-journal", 1500), ("by-native", 3000)):
+        found = wait_for(device, count, "-g", text + " ")
+        assert sorted(int(r["MESSAGE"].split()[1]) for r in found) == list(range(count))
+    cursors = [int(r["cursor"]) for r in read(device)]
+    assert cursors == sorted(set(cursors))
+
+
+def test_restarts_keep_it_and_sync_is_kept(device):
+    send(device, (1, None, b"keep-me-info"))
+    send(device, (1, None, b"keep-me-warning"), priority=28)
+    device.run("h-logread", "--sync", "-n", "1", check=True)
+    device.run("systemctl", "restart", "h-logged.service", check=True)
+    assert [r["MESSAGE"] for r in wait_for(device, 2, "-g", "keep-me")] == ["keep-me-info", "keep-me-warning"]
+    # The reader without the daemon.
+    ring = "/var/lib/hybridos/logged/important.hlog"
+    shown = device.run("h-logread", "--file", ring, "-o", "cat", "-g", "keep-me", check=True).stdout
+    assert shown == "keep-me-warning\n"
+
+
+def test_who_may_read_what(device):
+    stranger, operator = device.user("log-stranger", "60991"), device.user("log-operator", "60992", ["adm"])
+    send(device, (1, None, b"may-read by root"), (0x80, b"PIN", b"1234"))
+    send(device, (1, None, b"may-read by stranger"), user=stranger)
+    wait_for(device, 2, "-g", "may-read")
+    assert device.run("h-logread", user=stranger).returncode != 0
+    device.run("h-policy", "grant", "--id", "test-own", "unix:log-stranger", "log.read-own", check=True)
+    own = read(device, user=stranger)
+    assert own and {r["uid"] for r in own} == {60991}
+    assert read(device, "-g", "may-read by root", user=stranger) == []
+    seen = {r["MESSAGE"]: r for r in read(device, "-g", "may-read", user=operator)}
+    assert set(seen) == {"may-read by root", "may-read by stranger"}
+    assert "1234" not in json.dumps(seen)
+    refused = device.run("h-logread", "--audit", user=operator)
+    assert refused.returncode != 0 and "log.audit" in refused.stderr and "h-policy explain" in refused.stderr
+    # Over the bus directly, as JSON, a secret is a length; with the permission it is there.
+    query = ["busctl", "--json=short", "call", *LOG1, "Query", "a{ss}", "1", "text", "may-read by root"]
+    record = json.loads(json.loads(device.run(*query, user=operator, check=True).stdout)["data"][0][0])
+    assert record["PIN"] == {"secret": 4}
+    device.run("h-policy", "grant", "--id", "test-secrets", "unix:log-operator", "log.secrets", check=True)
+    record = json.loads(json.loads(device.run(*query, user=operator, check=True).stdout)["data"][0][0])
+    assert record["PIN"] == "1234"
+    for rule in ("test-secrets", "test-own"):
+        device.run("h-policy", "revoke", rule, check=True)
+
+
+def test_revocation_closes_the_pipe(device):
+    reader = device.user("log-reader", "60993")
+    device.run("h-policy", "grant", "--id", "test-follow", "unix:log-reader", "log.read", "log.read-own", check=True)
+    process = device.popen("h-logread", "-f", "-n", "0", "-o", "cat", user=reader, stdout=subprocess.PIPE,
+                           stderr=subprocess.PIPE, text=True)
+    try:
+        device.wait(lambda: "pipes" in device.run("h-logread", "--statistics").stdout
+                    and device.run("sh", "-c", "h-logread --statistics | grep -q '^pipes *1$'").returncode == 0,
+                    "the pipe is open")
+        send(device, (1, None, b"followed-before"))
+        assert process.stdout.readline() == "followed-before\n"
+        device.run("h-policy", "revoke", "test-follow", check=True)
+        send(device, (1, None, b"followed-after"))
+        rest = []
+        thread = threading.Thread(target=lambda: rest.append(process.stdout.read()))
+        thread.start()
+        thread.join(60)
+        assert rest and "followed-after" not in rest[0], "the pipe has not ended, or gave what it must not"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_flood_is_counted(device):
+    script = device.put_text(SENDER, "sender.py")
+    device.run("mkdir", "-p", "/run/hybridos/config/logged.conf.d", check=True)
+    device.write("/run/hybridos/config/logged.conf.d/test.conf", "[log]\nRateInterval = 1s\nRateBurst = 100\n")
+    try:
+        device.run("systemctl", "reload", "h-logged.service", check=True)
+        device.run("systemd-run", "--wait", "--unit", "flood.service", "python3", script, "flooding", "0", "20000",
+                   check=True)
+        device.wait(lambda: read(device, "-u", "flood.service", "-p", "warning", "-g", "were dropped"), "the note")
+    finally:
+        device.run("rm", "/run/hybridos/config/logged.conf.d/test.conf", check=True)
+        device.run("systemctl", "reload", "h-logged.service", check=True)
+    stored = len(read(device, "-t", "sender", "-g", "flooding"))
+    notes = read(device, "-u", "flood.service", "-g", "were dropped")
+    assert stored + sum(int(n["DROPPED"]) for n in notes) == 20000
+    assert stored < 10000
