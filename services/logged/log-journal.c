@@ -10,11 +10,13 @@
 #include "log-native.h"
 
 #define CURSOR_MAX 240u
+#define SEEK_BACK 64u /* entries: where a cursor is found again is not always where it was */
 #define RETRY_USEC (5u * 1000u * 1000u)
 
 /* In a mapped file: two slots in turn, so that one is always whole. */
 typedef struct cursor_slot {
-    uint64_t count, seq; /* the entry at `cursor` got this seq, if the book reached it */
+    uint64_t count, seq;          /* the entry at `cursor` got this seq, if it was stored */
+    uint64_t realtime, monotonic; /* of the entry */
     char cursor[CURSOR_MAX];
 } cursor_slot;
 
@@ -29,6 +31,9 @@ struct log_journal {
     sd_event_source *io, *again;
     cursor_file *cursors;
     uint64_t entries;
+    /* After a restart: what was read by then is passed over, wherever the search for it ends. */
+    bool resuming, stored;
+    char resume[CURSOR_MAX];
     uint8_t fields[HLOG_FIELDS_MAX];
 };
 
@@ -164,10 +169,13 @@ static void announce(log_journal *j)
     cursor_slot *old = newest_slot(j->cursors),
                 *new = old == &j->cursors->slots[0] ? &j->cursors->slots[1] : &j->cursors->slots[0];
     _cleanup_(freep) char *cursor = NULL;
+    sd_id128_t boot;
 
     if (sd_journal_get_cursor(j->journal, &cursor) < 0 || strlen(cursor) >= CURSOR_MAX)
         return;
     new->seq = log_book_newest(j->book) + 1;
+    (void)sd_journal_get_realtime_usec(j->journal, &new->realtime);
+    (void)sd_journal_get_monotonic_usec(j->journal, &new->monotonic, &boot);
     strcpy(new->cursor, cursor);
     __atomic_signal_fence(__ATOMIC_SEQ_CST);
     __atomic_store_n(&new->count, old->count + 1, __ATOMIC_RELEASE);
@@ -212,7 +220,47 @@ int log_journal_boot_id(uint8_t ret[16])
     return r;
 }
 
-/* To the last entry that was stored, or before the first one of this boot. */
+/* Did the entry come to be stored? Its number alone does not say: a datagram may have got it. */
+static bool was_stored(log_book *b, const cursor_slot *at)
+{
+    bool overwritten = log_book_newest(b) >= at->seq;
+
+    for (log_stream s = 0; s < LOG_STREAMS; s++) {
+        log_store *store = log_book_store(b, s);
+        const log_record *r = store ? log_store_after(store, at->seq - 1) : NULL;
+        if (!r || r->seq != at->seq)
+            continue;
+        overwritten = false;
+        if ((r->source == LOG_SOURCE_JOURNAL || r->source == LOG_SOURCE_KERNEL) &&
+            r->realtime == at->realtime && r->monotonic == at->monotonic)
+            return true;
+    }
+    return overwritten;
+}
+
+/* "s=<id>;i=<number>;…": the journal's own order. */
+static bool read_place(const char *cursor, char ret_id[33], unsigned long long *ret_number)
+{
+    return sscanf(cursor, "s=%32[0-9a-f];i=%llx;", ret_id, ret_number) == 2;
+}
+
+/* Was this entry dealt with before the restart? */
+static bool is_behind(log_journal *j)
+{
+    _cleanup_(freep) char *cursor = NULL;
+    unsigned long long here, last;
+    char id[33], last_id[33];
+
+    if (!j->resuming || sd_journal_get_cursor(j->journal, &cursor) < 0)
+        return false;
+    if (read_place(cursor, id, &here) && read_place(j->resume, last_id, &last) &&
+        streq(id, last_id) && (here < last || (here == last && j->stored)))
+        return true;
+    j->resuming = false;
+    return false;
+}
+
+/* A little before the last entry that was announced, or to the first one of this boot. */
 static int seek(log_journal *j)
 {
     cursor_slot *at = newest_slot(j->cursors);
@@ -220,13 +268,14 @@ static int seek(log_journal *j)
     int r;
 
     at->cursor[CURSOR_MAX - 1] = '\0';
-    if (at->count > 0 && sd_journal_seek_cursor(j->journal, at->cursor) >= 0 &&
-        sd_journal_next(j->journal) > 0) {
-        bool there = sd_journal_test_cursor(j->journal, at->cursor) > 0;
-        /* There, and stored: after it. Not stored, or rotated away: this one is next. */
-        if (there && log_book_newest(j->book) >= at->seq)
-            return 0;
-        return sd_journal_previous(j->journal) < 0 ? -EIO : 0;
+    if (at->count > 0 && sd_journal_seek_cursor(j->journal, at->cursor) >= 0) {
+        j->resuming = true;
+        j->stored = was_stored(j->book, at);
+        strcpy(j->resume, at->cursor);
+        r = sd_journal_previous_skip(j->journal, SEEK_BACK);
+        if (r > 0)
+            r = sd_journal_previous(j->journal);
+        return r == 0 ? sd_journal_seek_head(j->journal) : r;
     }
     r = log_journal_boot_id(boot.bytes);
     if (r >= 0)
@@ -244,9 +293,11 @@ static int drain(log_journal *j)
     int r = 0;
 
     while (n < LOG_JOURNAL_TURN && (r = sd_journal_next(j->journal)) > 0) {
+        n++;
+        if (is_behind(j))
+            continue;
         announce(j);
         store(j, now);
-        n++;
     }
     if (r < 0 && r != -EADDRNOTAVAIL)
         hybus_log_errno(LOG_WARNING, r, "Cannot read the journal; trying again");
