@@ -63,8 +63,8 @@ HYBUS_EXPORT const void *hybus_daemon_settings(hybus_daemon *d); /* valid until 
 
 /* A listening socket that systemd has passed under this FileDescriptorName= (systemd.socket(5)), or
  * with NULL any; nonblocking and close-on-exec, the caller's to close. Each is given once: ask again for
- * the next of that name. -ENOENT: there is none (left); -EPROTOTYPE: it does not listen, or is not of
- * this family (AF_UNSPEC: any) and type (SOCK_STREAM, …). Logs nothing. */
+ * the next of that name. -ENOENT: there is none (left); -EPROTOTYPE: it does not listen (which datagram sockets need
+ * not), or is not of this family (AF_UNSPEC: any) and type (SOCK_STREAM, …). Logs nothing. */
 HYBUS_EXPORT int hybus_daemon_listen_fd(hybus_daemon *d, const char *name, int family, int type);
 
 /* Opens the system bus and installs the mediation filter; no name is claimed yet. */

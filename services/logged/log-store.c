@@ -69,8 +69,12 @@ static uint64_t follow(log_store *s, uint64_t offset)
     }
 }
 
+/* Takes the oldest out, and says so in the file before anything is written over it: how memory is
+ * copied is not in our hand, and of those that make room a later one must not go before an earlier
+ * one. */
 static void evict(log_store *s)
 {
+    uint64_t going = s->oldest;
     uint32_t before = s->next_ordinal - s->live, gone;
     uint64_t next;
 
@@ -87,6 +91,8 @@ static void evict(log_store *s)
             s->oldest = next;
         }
     }
+    __atomic_store_n(&record_at(s, going)->mark, 0, __ATOMIC_RELEASE);
+    __atomic_signal_fence(__ATOMIC_SEQ_CST);
     s->live -= gone;
     s->overwritten += gone;
     if (s->live == 0)
