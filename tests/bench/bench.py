@@ -20,7 +20,7 @@ IDLE_SECONDS = 30
 UNITS = 'h-*.service'
 
 
-def started(build, say, extra=()):
+def started(build, say, extra=(), bus='dbus-daemon'):
     """A device of its own, with what only the benchmark's peers need."""
     d = simulated.Device('bench', say)
     d.stop(quick=True)
@@ -29,7 +29,7 @@ def started(build, say, extra=()):
     if tree:
         d.upper.mkdir(parents=True)
         shutil.copytree(tree, d.upper, symlinks=True, dirs_exist_ok=True)
-    d.start(build, publish='none')
+    d.start(build, bus, publish='none')
     d.wait_healthy()
     return d
 
@@ -60,17 +60,33 @@ def printed_json(command):
     return json.loads(result.stdout)
 
 
-def responder(build, say):
-    """Requests a second through a responder, against nginx and lighttpd with FastCGI."""
-    d = started(build, say, ['only-bench'])
+BENCH_APP = 'bench-app'
+BENCH_BUS_FILE = f'''<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
+ "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
+<busconfig><policy user="{BENCH_APP}"><allow send_interface="org.hybridos.Bench1"/></policy></busconfig>'''
+
+
+def bench_app(d):
+    """A user as apps have it, who may register and whose responders may be called without a server."""
+    d.run('useradd', '--no-create-home', '--no-user-group', '--gid', 'hybridos', '--uid', '60990', BENCH_APP, check=True)
+    d.run('h-policy', 'grant', '--id', 'bench', f'unix:{BENCH_APP}', 'endpoint.register', 'endpoint.register:/bench',
+          'endpoint.register:/bench-bus', check=True)
+    d.run('tee', '/etc/dbus-1/system.d/bench.conf', input=BENCH_BUS_FILE, check=True)
+    d.run('busctl', 'call', 'org.freedesktop.DBus', '/org/freedesktop/DBus', 'org.freedesktop.DBus', 'ReloadConfig',
+          check=True)
+
+
+def on_bus(build, say, bus, cases=()):
+    d = started(build, say, ['only-bench'], bus)
     apps = []
     try:
-        for name in ('bench-fcgi', 'bench-channel', 'bench-bus'):
+        for name in ('bench-fcgi', 'bench-call', 'bench-channel', 'bench-bus'):
             put(d, program(build, f'tests/bench/responder/{name}'))
         script = put(d, HERE / 'responder/responder.py')
+        bench_app(d)
         for name in ('bench-channel', 'bench-bus'):
-            apps.append(d.popen(f'/run/hybridos-bench/{name}'))
-        result = d.run('python3', script, '/run/hybridos-bench', timeout=1200)
+            apps.append(d.popen(f'/run/hybridos-bench/{name}', user=BENCH_APP, stdout=subprocess.PIPE, text=True))
+        result = d.run('python3', script, '/run/hybridos-bench', apps[-1].stdout.readline().strip(), *cases, timeout=1200)
         if result.returncode:
             raise Problem(f'the benchmark failed: {(result.stdout + result.stderr)[-2000:]}')
         return json.loads(result.stdout)
@@ -78,6 +94,16 @@ def responder(build, say):
         for app in apps:
             app.terminate()
         ended(d)
+
+
+def responder(build, say):
+    """Requests a second through a responder, against nginx and lighttpd with FastCGI."""
+    result = on_bus(build, say, simulated.BUSES[0])
+    for bus in simulated.BUSES[1:]:
+        other = on_bus(build, say, bus, ['h-httpd, bus', 'nginx + FastCGI, default', 'the bus alone'])
+        result['rows'] += [row | {'name': f'{row["name"]} ({bus})'} for row in other['rows']]
+        result['ratios'] |= {f'{what} ({bus})': ratio for what, ratio in other['ratios'].items()}
+    return result
 
 
 def daemons(d):

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The responder over the system bus: plain sd-bus, no SDK. */
+/* The responder over the system bus: plain sd-bus, no SDK. Prints its name on the bus, at which it
+ * can also be called as org.hybridos.Bench1, by bench-call. */
 #include <stdio.h>
 #include <string.h>
 #include <systemd/sd-bus.h>
@@ -44,6 +45,7 @@ int main(int argc, char *argv[])
     sd_event *event = NULL;
     sd_bus *bus = NULL;
     sd_bus_error error = SD_BUS_ERROR_NULL;
+    const char *name;
     int r = sd_event_default(&event);
 
     if (r >= 0)
@@ -53,6 +55,8 @@ int main(int argc, char *argv[])
     if (r >= 0)
         r = sd_bus_add_object_vtable(bus, NULL, "/bench", "org.hybridos.Responder1", vtable, NULL);
     if (r >= 0)
+        r = sd_bus_add_object_vtable(bus, NULL, "/bench", "org.hybridos.Bench1", vtable, NULL);
+    if (r >= 0)
         r = sd_bus_call_method(bus, "org.hybridos.Endpoints1", "/org/hybridos/Endpoints1",
                                "org.hybridos.Endpoints1", "Register", &error, NULL, "soa{sv}",
                                argc > 1 ? argv[1] : "/bench-bus", "/bench", 0);
@@ -60,5 +64,8 @@ int main(int argc, char *argv[])
         fprintf(stderr, "cannot register: %s\n", error.message ? error.message : strerror(-r));
         return 1;
     }
+    if (sd_bus_get_unique_name(bus, &name) >= 0)
+        puts(name);
+    fflush(stdout);
     return sd_event_loop(event) < 0;
 }

@@ -3,11 +3,15 @@
 """Requests a second through a responder: HTTP/2 over TLS, 8 connections with 16 streams each and a body
 of 200 bytes. h-httpd over both roads against nginx + FastCGI (best and default configuration) and
 lighttpd + FastCGI, interleaved in one run inside the device, so that drift of the machine meets all
-alike. Started by ./hybridos bench responder; prints JSON.
+alike; and what the bus carries alone, without a server. Started by ./hybridos bench responder; prints
+JSON.
+
+    responder.py FOLDER BUS-NAME [CASE…]
 
 The peers' best configuration: kept upstream connections and a thread for each request in
 flight; their default one: a new upstream connection for each request, four threads.
 """
+import functools
 import json
 import os
 import pathlib
@@ -20,7 +24,7 @@ import tempfile
 import time
 
 ROUNDS, SECONDS = 5, 4
-HERE = pathlib.Path(__file__).resolve().parent
+APP = "bench-app"
 
 NGINX = """
 worker_processes 1; daemon off; pid {dir}/nginx.pid; error_log {dir}/nginx.err;
@@ -78,9 +82,19 @@ def load(url, seconds):
     return requests / took, mean
 
 
+def calls(binaries, name, seconds):
+    """Calls a second over the bus alone, with as many in flight as h-httpd has."""
+    def took(n):
+        done = subprocess.run(["setpriv", "--reuid", APP, "--regid", "hybridos", "--clear-groups",
+                               str(binaries / "bench-call"), name, "48", str(n)], check=True, text=True,
+                              stdout=subprocess.PIPE)
+        return float(done.stdout)
+    return took(max(4000, int(took(4000) * seconds))), ""
+
+
 def main():
-    binaries = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else HERE)
-    httpd = sys.argv[2] if len(sys.argv) > 2 else "https://localhost:8443"
+    binaries, bus_name, *only = pathlib.Path(sys.argv[1]), *sys.argv[2:]
+    httpd = "https://localhost:8443"
     work = tempfile.mkdtemp(prefix="bench-")
     os.chmod(work, 0o755)
     subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
@@ -98,6 +112,9 @@ def main():
              "nginx + FastCGI, best": "https://localhost:9443/bench",
              "nginx + FastCGI, default": "https://localhost:9444/bench",
              "lighttpd + FastCGI": "https://localhost:9445/bench"}
+    measures = {case: functools.partial(load, url) for case, url in cases.items()}
+    measures["the bus alone"] = functools.partial(calls, binaries, bus_name)
+    measures = {case: measure for case, measure in measures.items() if not only or case in only}
     running = []
     try:
         for command in peers:
@@ -108,17 +125,17 @@ def main():
             time.sleep(0.05)
         for path in sockets:
             os.chmod(path, 0o666)
-        for url in cases.values():
+        for url in (cases[case] for case in cases if case in measures):
             subprocess.run(["curl", "-ksf", "--retry", "20", "--retry-connrefused", "--retry-all-errors",
                             "--retry-delay", "1", "-o", "/dev/null", url], check=True)
-        rates = {name: [] for name in cases}
+        rates = {name: [] for name in measures}
         means, refused = {}, {}
         for _ in range(ROUNDS):
-            for name, url in cases.items():
+            for name, measure in measures.items():
                 if name in refused:
                     continue
                 try:
-                    rate, means[name] = load(url, SECONDS)
+                    rate, means[name] = measure(SECONDS)
                     rates[name].append(rate)
                 except Refused as reason:
                     refused[name] = str(reason)
@@ -130,9 +147,10 @@ def main():
     medians = {name: statistics.median(r) for name, r in rates.items() if name not in refused}
     rows = [{"name": n, "median": round(medians[n]), "min": round(min(rates[n])), "max": round(max(rates[n])),
              "mean latency": means[n]} if n in medians else {"name": n, "median": "refused", "why": refused[n]}
-            for n in cases]
+            for n in measures]
     pairs = {"channel : nginx best (budget >= 4)": ("h-httpd, channel", "nginx + FastCGI, best"),
              "bus : nginx default (budget >= 1)": ("h-httpd, bus", "nginx + FastCGI, default"),
+             "bus : the bus alone": ("h-httpd, bus", "the bus alone"),
              "channel : lighttpd": ("h-httpd, channel", "lighttpd + FastCGI")}
     ratios = {what: round(medians[a] / medians[b], 2) for what, (a, b) in pairs.items()
               if a in medians and b in medians}
