@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "frame.h"
 
-#include <inttypes.h>
 #include <sys/socket.h>
 
 /* Buffers begin with this and double. */
@@ -56,6 +55,23 @@ int hybus_frame_header_decode(const uint8_t header[HYBUS_FRAME_HEADER_SIZE], hyb
     return 0;
 }
 
+ssize_t hybus_frame_parse(const void *data, size_t size, hybus_frame *ret)
+{
+    hybus_frame frame;
+    int error;
+
+    if (size < HYBUS_FRAME_HEADER_SIZE)
+        return 0;
+    error = hybus_frame_header_decode(data, &frame);
+    if (error < 0)
+        return error;
+    if (size - HYBUS_FRAME_HEADER_SIZE < frame.size)
+        return 0;
+    frame.payload = (const uint8_t *)data + HYBUS_FRAME_HEADER_SIZE;
+    *ret = frame;
+    return (ssize_t)(HYBUS_FRAME_HEADER_SIZE + frame.size);
+}
+
 /* --- fields --------------------------------------------------------------------------------- */
 
 void hybus_frame_fields_init(hybus_frame_fields *f, const void *data, size_t size)
@@ -76,8 +92,6 @@ int hybus_frame_split(const hybus_frame *frame, hybus_frame_fields *ret_fields,
 
 static bool name_valid(const uint8_t *name, size_t size)
 {
-    if (size == 0)
-        return false;
     for (size_t i = 0; i < size; i++)
         if (name[i] <= ' ' || name[i] >= 0x7f || (name[i] >= 'A' && name[i] <= 'Z'))
             return false;
@@ -94,7 +108,8 @@ int hybus_frame_fields_next(hybus_frame_fields *f, hybus_frame_field *ret)
         return -EBADMSG;
     name_size = get16(f->at);
     value_size = get16(f->at + 2);
-    if (name_size + value_size > left - 4 || !name_valid(f->at + 4, name_size))
+    if (name_size + value_size > left - 4 || name_size == 0 ||
+        (!f->any_name && !name_valid(f->at + 4, name_size)))
         return -EBADMSG;
     *ret = (hybus_frame_field){
         .name = (const char *)f->at + 4,
@@ -122,6 +137,33 @@ int hybus_frame_field_string(const hybus_frame_field *field, size_t max, char **
     if (!s)
         return -ENOMEM;
     *ret = s;
+    return 0;
+}
+
+int hybus_frame_field_copy(const hybus_frame_field *field, char *buffer, size_t size)
+{
+    if (field->value_size >= size || memchr(field->value, 0, field->value_size))
+        return -EBADMSG;
+    memcpy(buffer, field->value, field->value_size);
+    buffer[field->value_size] = 0;
+    return 0;
+}
+
+int hybus_frame_field_number(const hybus_frame_field *field, uint64_t max, uint64_t *ret)
+{
+    uint64_t v = 0;
+
+    if (field->value_size == 0 || field->value_size > 20)
+        return -EBADMSG;
+    for (size_t i = 0; i < field->value_size; i++) {
+        unsigned digit = (unsigned)((unsigned char)field->value[i] - '0');
+        if (digit > 9 || v > (UINT64_MAX - digit) / 10)
+            return -EBADMSG;
+        v = v * 10 + digit;
+    }
+    if (v > max)
+        return -ERANGE;
+    *ret = v;
     return 0;
 }
 
@@ -225,25 +267,17 @@ int hybus_frame_reader_push(hybus_frame_reader *r, const void *data, size_t size
 
 int hybus_frame_reader_next(hybus_frame_reader *r, hybus_frame *ret)
 {
-    size_t used = r->end - r->start;
-    hybus_frame frame;
-    int error;
+    ssize_t n;
 
-    if (used == 0) {
+    if (r->start == r->end) {
         /* An idle connection holds no memory. */
         release(r);
         return 0;
     }
-    if (used < HYBUS_FRAME_HEADER_SIZE)
-        return 0;
-    error = hybus_frame_header_decode(r->buffer + r->start, &frame);
-    if (error < 0)
-        return error;
-    if (used - HYBUS_FRAME_HEADER_SIZE < frame.size)
-        return 0;
-    frame.payload = r->buffer + r->start + HYBUS_FRAME_HEADER_SIZE;
-    r->start += HYBUS_FRAME_HEADER_SIZE + frame.size;
-    *ret = frame;
+    n = hybus_frame_parse(r->buffer + r->start, r->end - r->start, ret);
+    if (n <= 0)
+        return (int)n;
+    r->start += (size_t)n;
     return 1;
 }
 
@@ -252,7 +286,7 @@ int hybus_frame_reader_next(hybus_frame_reader *r, hybus_frame *ret)
 void hybus_frame_queue_done(hybus_frame_queue *q)
 {
     free(q->buffer);
-    *q = (hybus_frame_queue){.max = q->max};
+    *q = (hybus_frame_queue){.max = q->max, .spare = q->spare};
 }
 
 static uint8_t *append(hybus_frame_queue *q, size_t size)
@@ -319,10 +353,13 @@ void hybus_frame_put(hybus_frame_queue *q, const char *name, const char *value)
 
 void hybus_frame_put_number(hybus_frame_queue *q, const char *name, uint64_t value)
 {
-    char s[24];
-    int n = snprintf(s, sizeof(s), "%" PRIu64, value);
+    char s[20];
+    size_t at = sizeof(s);
 
-    hybus_frame_put_field(q, name, strlen(name), s, (size_t)n);
+    do
+        s[--at] = (char)('0' + value % 10);
+    while ((value /= 10) > 0);
+    hybus_frame_put_field(q, name, strlen(name), s + at, sizeof(s) - at);
 }
 
 void hybus_frame_put_body(hybus_frame_queue *q, const void *data, size_t size)
@@ -334,6 +371,18 @@ void hybus_frame_put_body(hybus_frame_queue *q, const void *data, size_t size)
     p = append(q, size);
     if (p && size > 0)
         memcpy(p, data, size);
+}
+
+void hybus_frame_set_flags(hybus_frame_queue *q, uint8_t flags)
+{
+    if (q->error == 0)
+        q->buffer[q->frame + 5] = flags;
+}
+
+void hybus_frame_drop(hybus_frame_queue *q)
+{
+    q->open = false;
+    q->end = q->frame;
 }
 
 int hybus_frame_end(hybus_frame_queue *q)
@@ -372,7 +421,7 @@ int hybus_frame_queue_flush(hybus_frame_queue *q, int fd)
     }
     if (q->start < q->end)
         return 0;
-    if (q->allocated > BUFFER_FIRST)
+    if (q->allocated > MAX_OF(q->spare, (size_t)BUFFER_FIRST))
         hybus_frame_queue_done(q);
     q->start = q->end = 0;
     return 1;

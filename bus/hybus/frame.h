@@ -25,17 +25,24 @@ HYBUS_EXPORT void hybus_frame_header_encode(const hybus_frame *frame,
 HYBUS_EXPORT int hybus_frame_header_decode(const uint8_t header[HYBUS_FRAME_HEADER_SIZE],
                                            hybus_frame *ret);
 
+/* The number of bytes that the first frame in `data` takes, 0 when it is not complete, -EBADMSG
+ * when its header alone breaks the format. The payload is a view of `data`. */
+HYBUS_EXPORT ssize_t hybus_frame_parse(const void *data, size_t size, hybus_frame *ret);
+
 /* --- fields --------------------------------------------------------------------------------- */
 
 /* A view of one field; the strings are not terminated and may contain any byte. */
 typedef struct hybus_frame_field {
-    const char *name, *value;
-    size_t name_size, value_size;
+    const char *name;
+    size_t name_size;
+    const char *value;
+    size_t value_size;
 } hybus_frame_field;
 
 typedef struct hybus_frame_fields {
     const uint8_t *at, *end;
     unsigned n;
+    bool any_name; /* whoever reads them judges the names; only an empty one is an error */
 } hybus_frame_fields;
 
 /* The fields of a frame whose payload is fields alone. */
@@ -50,6 +57,11 @@ HYBUS_EXPORT int hybus_frame_fields_next(hybus_frame_fields *f, hybus_frame_fiel
 HYBUS_EXPORT bool hybus_frame_field_is(const hybus_frame_field *field, const char *name);
 /* The value as an allocated string. -EBADMSG: longer than `max` bytes or with a NUL byte inside. */
 HYBUS_EXPORT int hybus_frame_field_string(const hybus_frame_field *field, size_t max, char **ret);
+/* The same into `buffer`, which has room for `size` bytes, the NUL at the end included. */
+HYBUS_EXPORT int hybus_frame_field_copy(const hybus_frame_field *field, char *buffer, size_t size);
+/* A decimal number. -EBADMSG: none, or none that 64 bits can hold; -ERANGE: more than `max`. */
+HYBUS_EXPORT int hybus_frame_field_number(const hybus_frame_field *field, uint64_t max,
+                                          uint64_t *ret);
 
 /* --- reading --------------------------------------------------------------------------------- */
 
@@ -75,8 +87,9 @@ HYBUS_EXPORT int hybus_frame_reader_next(hybus_frame_reader *r, hybus_frame *ret
 
 /* --- writing --------------------------------------------------------------------------------- */
 
-/* Frames that wait to be written, at most `max` bytes; the buffer exists only while some wait.
- * Starts zeroed except for `max`. A frame is written in place between begin and end:
+/* Frames that wait to be written, at most `max` bytes; the buffer exists only while some wait,
+ * except that an empty one of up to `spare` bytes is kept. Starts zeroed except for these two. A
+ * frame is written in place between begin and end:
  *
  *     hybus_frame_begin(q, CHANNEL_REFUSED, 0, 403, stream, 0);
  *     hybus_frame_put(q, ":reason", reason);
@@ -86,7 +99,7 @@ HYBUS_EXPORT int hybus_frame_reader_next(hybus_frame_reader *r, hybus_frame *ret
  * frame back: -ENOBUFS (queue full), -EMSGSIZE (payload, field or number of fields too large),
  * -ENOMEM. */
 typedef struct hybus_frame_queue {
-    size_t max;
+    size_t max, spare;
     uint8_t *buffer;
     size_t allocated, start, end;
     size_t frame;      /* offset of the frame that is being written */
@@ -105,7 +118,16 @@ HYBUS_EXPORT void hybus_frame_put(hybus_frame_queue *q, const char *name, const 
 HYBUS_EXPORT void hybus_frame_put_number(hybus_frame_queue *q, const char *name, uint64_t value);
 /* Ends the fields of a "fields + body" frame: sets its `value`. */
 HYBUS_EXPORT void hybus_frame_put_body(hybus_frame_queue *q, const void *data, size_t size);
+/* Bytes of payload that the frame has so far. */
+static inline size_t hybus_frame_size(const hybus_frame_queue *q)
+{
+    return q->error < 0 ? 0 : q->end - q->frame - HYBUS_FRAME_HEADER_SIZE;
+}
+/* Other flags than it began with. */
+HYBUS_EXPORT void hybus_frame_set_flags(hybus_frame_queue *q, uint8_t flags);
 HYBUS_EXPORT int hybus_frame_end(hybus_frame_queue *q);
+/* Takes the frame back instead of ending it. */
+HYBUS_EXPORT void hybus_frame_drop(hybus_frame_queue *q);
 /* A frame in one call; `payload` may be NULL when frame->size is 0. */
 HYBUS_EXPORT int hybus_frame_queue_add(hybus_frame_queue *q, const hybus_frame *frame);
 static inline size_t hybus_frame_queue_pending(const hybus_frame_queue *q)

@@ -52,7 +52,7 @@ static void flush_wires(endpoint_core *c)
     list_for_each(n, &c->links)
     {
         link_t *l = list_entry(n, link_t, node);
-        if (l->goaway && l->open == 0 && frame_buffer_size(&l->wire.out) == 0) {
+        if (l->goaway && l->open == 0 && hybus_frame_queue_pending(&l->wire.out) == 0) {
             link_close(l, 0);
             break; /* the list has changed; the next turn looks again */
         }
@@ -109,8 +109,7 @@ static int core_open(endpoint_core *c, const endpoint_options *o)
 
     c->server = strdup(o->server);
     c->protocol = strdup(o->protocol);
-    c->read_buffer = malloc(LIMIT_READ_TURN + CHANNEL_PAYLOAD_MAX + CHANNEL_HEADER_SIZE);
-    if (!c->server || !c->protocol || !c->read_buffer)
+    if (!c->server || !c->protocol)
         return -ENOMEM;
     if (getrandom(&c->id_prefix, sizeof(c->id_prefix), 0) != sizeof(c->id_prefix))
         return -EIO;
@@ -185,7 +184,6 @@ void endpoint_core_free(endpoint_core *c)
     safe_close(c->listen_fd);
     sd_bus_unref(c->bus);
     sd_event_unref(c->event);
-    free(c->read_buffer);
     free(c->server);
     free(c->protocol);
     free(c);

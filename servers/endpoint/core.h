@@ -8,7 +8,6 @@
 
 #include "endpoint-limits.h"
 #include "endpoint.h"
-#include "frame.h"
 #include "list.h"
 
 /* --- timer.c: one sd-event timer for all, armed only while somebody waits ------------------------
@@ -132,7 +131,7 @@ void permission_unref(table *t, permission *p);
 struct wire;
 typedef struct wire_ops {
     /* -EBADMSG and the like end the connection. */
-    int (*frame)(struct wire *w, const frame *f);
+    int (*frame)(struct wire *w, const hybus_frame *f);
     void (*closed)(struct wire *w, int error);
     void (*drained)(struct wire *w); /* less than LIMIT_OUT_HIGH is queued again; may be NULL */
 } wire_ops;
@@ -142,12 +141,13 @@ typedef struct wire {
     const wire_ops *ops;
     int fd;
     sd_event_source *source;
-    frame_buffer out;
-    uint8_t *rest; /* the beginning of a frame whose end has not come yet */
-    size_t rest_size;
+    hybus_frame_reader in;
+    hybus_frame_queue out;
     list dirty_node;
+    bool reading; /* frames of `in` are being looked at */
     bool writing; /* EPOLLOUT is watched */
     bool deaf;    /* the other side reads no more */
+    bool full;    /* it does not read what it made us say */
     bool high;
 } wire;
 
@@ -156,6 +156,11 @@ void wire_close(wire *w); /* without ops->closed() */
 void wire_fail(wire *w, int error);
 void wire_dirty(wire *w);
 void wire_flush(wire *w);
+/* Ends the frame that was begun in `out`. One that finds no room ends the connection at the next
+ * flush. */
+void wire_end(wire *w);
+void wire_add(wire *w, const hybus_frame *f);
+void wire_send(wire *w, uint8_t type, uint16_t code, uint32_t stream, uint32_t value);
 
 /* --- link.c: one app's channel
  * ---------------------------------------------------------------------- */
@@ -228,7 +233,7 @@ typedef struct registrar {
 int registrar_init(registrar *g, struct endpoint_core *c, const char *path);
 void registrar_done(registrar *g);
 int registrar_start_unit(registrar *g, const entry *e);
-int registrar_parse_entry(table *t, const frame *f, char *namespace, entry_definition *ret,
+int registrar_parse_entry(table *t, const hybus_frame *f, char *namespace, entry_definition *ret,
                           uint64_t *ret_revision);
 
 /* --- principal.c: whom a peer stands for, and the cached rows
@@ -410,7 +415,7 @@ typedef struct notify {
 
 int watch_notify(struct endpoint_core *c, entry *e, const notify *n);
 /* A NOTIFY's fields, below `e`; -EBADMSG. */
-int watch_notify_frame(struct endpoint_core *c, entry *e, const frame *f);
+int watch_notify_frame(struct endpoint_core *c, entry *e, const hybus_frame *f);
 void watch_decide(struct endpoint_watch *w);
 void watch_end(struct endpoint_watch *w, unsigned status, const char *detail);
 void watch_entry_gone(struct endpoint_core *c, entry *e);
@@ -457,7 +462,6 @@ struct endpoint_core {
     registrar registrar;
     list owners, links, dead_links, dirty_wires;
     size_t n_links;
-    uint8_t *read_buffer;
     list peers, principals;
     list rows_queued, rows_ready;
     size_t rows_asked, settling;

@@ -12,18 +12,14 @@
 #include <systemd/sd-event.h>
 
 #include <hybus/agent.h>
+#include <hybus/frame.h>
 
 typedef struct endpoint_core endpoint_core;
 typedef struct endpoint_peer endpoint_peer;
 typedef struct endpoint_request endpoint_request;
 typedef struct endpoint_watch endpoint_watch;
 
-typedef struct endpoint_field {
-    const char *name; /* lower case */
-    size_t name_size;
-    const char *value;
-    size_t value_size;
-} endpoint_field;
+typedef hybus_frame_field endpoint_field; /* names in lower case */
 
 typedef struct endpoint_settings {
     uint64_t deadline_usec;    /* of a request; default 30 s */

@@ -90,11 +90,9 @@ static void attachment_free(attachment *a)
 
 static void refuse(link_t *l, uint32_t id, uint16_t code, const char *reason)
 {
-    size_t at = frame_begin(&l->wire.out, CHANNEL_REFUSED, id);
-
-    frame_put_string(&l->wire.out, ":reason", reason);
-    frame_end(&l->wire.out, at, 0, code, 0);
-    wire_dirty(&l->wire);
+    hybus_frame_begin(&l->wire.out, CHANNEL_REFUSED, 0, code, id, 0);
+    hybus_frame_put(&l->wire.out, ":reason", reason);
+    wire_end(&l->wire);
 }
 
 void attachment_detach(attachment *a, const char *reason)
@@ -137,8 +135,7 @@ static bool attach_try(attachment *a, entry *e)
     timer_stop(&a->timer);
     a->entry = e;
     e->attachment = a;
-    frame_short(&l->wire.out, CHANNEL_ATTACHED, 0, 0, a->id, 0);
-    wire_dirty(&l->wire);
+    wire_send(&l->wire, CHANNEL_ATTACHED, 0, a->id, 0);
     watch_attached(l->wire.core, e);
     entry_deliver_waiting(e);
     return true;
@@ -168,22 +165,22 @@ static attachment *attachment_find(link_t *l, uint32_t id)
     return NULL;
 }
 
-static int on_attach(link_t *l, const frame *f)
+static int on_attach(link_t *l, const hybus_frame *f)
 {
     endpoint_core *c = l->wire.core;
     char namespace[CHANNEL_NAMESPACE_MAX + 1] = "", key[17] = "";
-    frame_fields fields;
+    hybus_frame_fields fields;
     endpoint_field field;
     attachment *a;
     entry *e;
     int r;
 
-    frame_fields_whole(f, &fields);
-    while ((r = frame_fields_next(&fields, &field)) > 0) {
-        if (field_is(&field, ":namespace"))
-            r = field_string(&field, namespace, sizeof(namespace));
-        else if (field_is(&field, ":key"))
-            r = field_string(&field, key, sizeof(key));
+    hybus_frame_fields_init(&fields, f->payload, f->size);
+    while ((r = hybus_frame_fields_next(&fields, &field)) > 0) {
+        if (hybus_frame_field_is(&field, ":namespace"))
+            r = hybus_frame_field_copy(&field, namespace, sizeof(namespace));
+        else if (hybus_frame_field_is(&field, ":key"))
+            r = hybus_frame_field_copy(&field, key, sizeof(key));
         if (r < 0)
             return r;
     }
@@ -216,33 +213,32 @@ static int on_attach(link_t *l, const frame *f)
 
 void link_watch(attachment *a, const char *subpath, uint32_t watchers)
 {
-    frame_buffer *b = &a->link->wire.out;
-    size_t at = frame_begin(b, CHANNEL_WATCH, a->id);
+    hybus_frame_queue *q = &a->link->wire.out;
 
-    frame_put_string(b, ":path", *subpath ? subpath : "/");
-    frame_end(b, at, 0, 0, watchers);
-    wire_dirty(&a->link->wire);
+    hybus_frame_begin(q, CHANNEL_WATCH, 0, 0, a->id, watchers);
+    hybus_frame_put(q, ":path", *subpath ? subpath : "/");
+    wire_end(&a->link->wire);
 }
 
 /* --- what an app says
  * ------------------------------------------------------------------------------------- */
 
-static int on_hello(link_t *l, const frame *f)
+static int on_hello(link_t *l, const hybus_frame *f)
 {
     bool app = false;
-    frame_fields fields;
+    hybus_frame_fields fields;
     endpoint_field field;
     uint64_t n;
     int r;
 
     if (l->greeted || f->value < 1)
         return -EBADMSG;
-    frame_fields_whole(f, &fields);
-    while ((r = frame_fields_next(&fields, &field)) > 0) {
-        if (field_is(&field, ":role"))
+    hybus_frame_fields_init(&fields, f->payload, f->size);
+    while ((r = hybus_frame_fields_next(&fields, &field)) > 0) {
+        if (hybus_frame_field_is(&field, ":role"))
             app = field.value_size == 3 && memcmp(field.value, "app", 3) == 0;
-        else if (field_is(&field, ":max-requests")) {
-            if (field_number(&field, CHANNEL_REQUESTS_MAX, &n) >= 0 && n > 0)
+        else if (hybus_frame_field_is(&field, ":max-requests")) {
+            if (hybus_frame_field_number(&field, CHANNEL_REQUESTS_MAX, &n) >= 0 && n > 0)
                 l->requests_max = n;
         }
     }
@@ -254,7 +250,7 @@ static int on_hello(link_t *l, const frame *f)
 }
 
 /* A stream that has ended may still get frames that crossed; one that never was may not. */
-static int stream_of(link_t *l, const frame *f, struct endpoint_request **ret)
+static int stream_of(link_t *l, const hybus_frame *f, struct endpoint_request **ret)
 {
     if (f->stream % 2 == 0 || f->stream > l->last_stream)
         return -EBADMSG;
@@ -262,12 +258,12 @@ static int stream_of(link_t *l, const frame *f, struct endpoint_request **ret)
     return *ret ? 1 : 0;
 }
 
-static int on_response(link_t *l, const frame *f)
+static int on_response(link_t *l, const hybus_frame *f)
 {
     endpoint_field fields[CHANNEL_FIELDS_MAX];
     size_t n = 0, size;
     struct endpoint_request *r;
-    frame_fields it;
+    hybus_frame_fields it;
     const uint8_t *body;
     int k;
 
@@ -276,10 +272,11 @@ static int on_response(link_t *l, const frame *f)
         return k;
     if (r->replied || f->code < 200 || f->code > 599 || (f->flags & ~CHANNEL_END))
         return -EBADMSG;
-    k = frame_fields_body(f, &it, &body, &size);
+    k = hybus_frame_split(f, &it, &body, &size);
     if (k < 0)
         return k;
-    while ((k = frame_fields_next(&it, &fields[n])) > 0)
+    it.any_name = true; /* a bad name costs this request, not the connection */
+    while ((k = hybus_frame_fields_next(&it, &fields[n])) > 0)
         if (++n == ELEMENTS(fields))
             break;
     if (k < 0 || it.at != it.end || size > r->receive_credit)
@@ -293,7 +290,7 @@ static int on_response(link_t *l, const frame *f)
     return 0;
 }
 
-static int on_data(link_t *l, const frame *f)
+static int on_data(link_t *l, const hybus_frame *f)
 {
     struct endpoint_request *r;
     int k = stream_of(l, f, &r);
@@ -310,7 +307,7 @@ static int on_data(link_t *l, const frame *f)
     return 0;
 }
 
-static int on_cancel(link_t *l, const frame *f)
+static int on_cancel(link_t *l, const hybus_frame *f)
 {
     struct endpoint_request *r;
     int k = stream_of(l, f, &r);
@@ -321,7 +318,7 @@ static int on_cancel(link_t *l, const frame *f)
     return 0;
 }
 
-static int on_credit(link_t *l, const frame *f)
+static int on_credit(link_t *l, const hybus_frame *f)
 {
     struct endpoint_request *r;
     int k = stream_of(l, f, &r);
@@ -338,7 +335,7 @@ static int on_credit(link_t *l, const frame *f)
     return 0;
 }
 
-static int on_notify(link_t *l, const frame *f)
+static int on_notify(link_t *l, const hybus_frame *f)
 {
     attachment *a = attachment_find(l, f->stream);
 
@@ -350,7 +347,7 @@ static int on_notify(link_t *l, const frame *f)
     return watch_notify_frame(l->wire.core, a->entry, f);
 }
 
-static int on_frame(wire *w, const frame *f)
+static int on_frame(wire *w, const hybus_frame *f)
 {
     link_t *l = list_entry(w, link_t, wire);
 
@@ -365,8 +362,7 @@ static int on_frame(wire *w, const frame *f)
             wire_dirty(w);
         return 0;
     case CHANNEL_PING:
-        frame_short(&w->out, CHANNEL_PONG, 0, 0, 0, f->value);
-        wire_dirty(w);
+        wire_send(w, CHANNEL_PONG, 0, 0, f->value);
         return 0;
     case CHANNEL_PONG:
         return 0;
@@ -393,25 +389,26 @@ static int on_frame(wire *w, const frame *f)
 /* Sends what the credit admits of `data` and returns how much that was. */
 static size_t send_body(struct endpoint_request *r, const uint8_t *data, size_t size, bool end)
 {
-    frame_buffer *b = &r->link->wire.out;
+    wire *w = &r->link->wire;
     size_t sent = 0;
 
     do {
         size_t room = MIN_OF((size_t)CHANNEL_PAYLOAD_MAX, (size_t)r->send_credit);
         size_t n = MIN_OF(size - sent, room);
         bool last = end && sent + n == size;
-        size_t at;
+        hybus_frame f = {.size = (uint32_t)n,
+                         .type = CHANNEL_DATA,
+                         .flags = last ? CHANNEL_END : 0,
+                         .stream = r->stream,
+                         .payload = data + sent};
 
-        if ((n == 0 && !last) || frame_buffer_size(b) >= LIMIT_OUT_HIGH)
+        if ((n == 0 && !last) || hybus_frame_queue_pending(&w->out) >= LIMIT_OUT_HIGH)
             break;
-        at = frame_begin(b, CHANNEL_DATA, r->stream);
-        frame_put(b, data + sent, n);
-        frame_end(b, at, last ? CHANNEL_END : 0, 0, 0);
+        wire_add(w, &f);
         r->send_credit -= (uint32_t)n;
         sent += n;
         r->body_ended = last;
     } while (sent < size);
-    wire_dirty(&r->link->wire);
     return sent;
 }
 
@@ -430,53 +427,56 @@ void link_pump(struct endpoint_request *r)
     r->held_size = r->held_at = 0;
 }
 
-static void put_request_fields(frame_buffer *b, struct endpoint_request *r, const entry *e,
+static void put_request_fields(hybus_frame_queue *b, struct endpoint_request *r, const entry *e,
                                const endpoint_request_info *i)
 {
     uint64_t now = timer_now();
     char id[34];
 
     request_id_text(r, id);
-    frame_put_string(b, ":id", id);
-    frame_put_field(b, ":namespace", 10, e->namespace, e->size);
-    frame_put_string(b, ":protocol", r->core->protocol);
-    frame_put_string(b, ":method", i->method);
-    frame_put_string(b, ":path", i->path);
-    frame_put_string(b, ":query", strempty(i->query));
-    frame_put_string(b, ":principal", r->peer->principal->name);
-    frame_put_string(b, ":peer", strempty(r->peer->connection.peer));
-    frame_put_number(b, ":deadline", r->deadline.when > now ? (r->deadline.when - now) / 1000 : 0);
+    hybus_frame_put(b, ":id", id);
+    hybus_frame_put_field(b, ":namespace", 10, e->namespace, e->size);
+    hybus_frame_put(b, ":protocol", r->core->protocol);
+    hybus_frame_put(b, ":method", i->method);
+    hybus_frame_put(b, ":path", i->path);
+    hybus_frame_put(b, ":query", strempty(i->query));
+    hybus_frame_put(b, ":principal", r->peer->principal->name);
+    hybus_frame_put(b, ":peer", strempty(r->peer->connection.peer));
+    hybus_frame_put_number(b, ":deadline",
+                           r->deadline.when > now ? (r->deadline.when - now) / 1000 : 0);
     for (size_t k = 0; k < i->n_headers; k++)
-        frame_put_field(b, i->headers[k].name, i->headers[k].name_size, i->headers[k].value,
-                        i->headers[k].value_size);
+        hybus_frame_put_field(b, i->headers[k].name, i->headers[k].name_size, i->headers[k].value,
+                              i->headers[k].value_size);
 }
 
 unsigned link_send_request(link_t *l, entry *e, struct endpoint_request *r,
                            const endpoint_request_info *i)
 {
-    frame_buffer *b = &l->wire.out;
+    hybus_frame_queue *b = &l->wire.out;
     struct endpoint_request **bucket;
-    size_t at, fields, n;
+    size_t fields, n;
     bool fresh = !r->held;
 
-    if (l->open >= l->requests_max || frame_buffer_size(b) >= LIMIT_OUT_HIGH || l->goaway)
+    if (l->open >= l->requests_max || hybus_frame_queue_pending(b) >= LIMIT_OUT_HIGH || l->goaway)
         return 503;
     r->stream = l->last_stream ? l->last_stream + 2 : 1;
-    at = frame_begin(b, CHANNEL_REQUEST, r->stream);
+    hybus_frame_begin(b, CHANNEL_REQUEST, 0, 0, r->stream, 0);
     put_request_fields(b, r, e, i);
-    fields = frame_payload(b, at);
-    if (fields > LIMIT_FIELDS) {
-        frame_drop(b, at);
-        return 431;
+    fields = hybus_frame_size(b);
+    if (b->error < 0 || fields > LIMIT_FIELDS) {
+        unsigned status = b->error == -EMSGSIZE || b->error == 0 ? 431 : 503;
+        hybus_frame_drop(b);
+        return status;
     }
     r->send_credit = r->receive_credit = CHANNEL_CREDIT_INITIAL;
     n = fresh ? MIN_OF(i->body_size, (size_t)CHANNEL_PAYLOAD_MAX - fields) : 0;
-    frame_put(b, i->body, n);
+    hybus_frame_put_body(b, i->body, n);
     r->body_ended = fresh ? i->body_end && n == i->body_size : r->held_end && r->held_size == 0;
-    frame_end(b, at, r->body_ended ? CHANNEL_END : 0, 0, (uint32_t)fields);
+    if (r->body_ended)
+        hybus_frame_set_flags(b, CHANNEL_END);
     r->send_credit -= (uint32_t)n;
     l->last_stream = r->stream;
-    wire_dirty(&l->wire);
+    wire_end(&l->wire);
     bucket = stream_bucket(l, r->stream);
     r->next_stream = *bucket;
     *bucket = r;
@@ -502,8 +502,7 @@ void link_cancel(struct endpoint_request *r, uint16_t code)
 {
     if (!r->link)
         return;
-    frame_short(&r->link->wire.out, CHANNEL_CANCEL, 0, code, r->stream, 0);
-    wire_dirty(&r->link->wire);
+    wire_send(&r->link->wire, CHANNEL_CANCEL, code, r->stream, 0);
 }
 
 void link_goaway(link_t *l)
@@ -511,8 +510,7 @@ void link_goaway(link_t *l)
     if (l->goaway)
         return;
     l->goaway = true;
-    frame_short(&l->wire.out, CHANNEL_GOAWAY, 0, 503, 0, 0);
-    wire_dirty(&l->wire);
+    wire_send(&l->wire, CHANNEL_GOAWAY, 503, 0, 0);
 }
 
 /* --- life
@@ -576,7 +574,6 @@ int link_new(endpoint_core *c, int fd, link_t **ret)
     struct ucred creds;
     socklen_t size = sizeof(creds);
     link_t *l;
-    size_t at;
     int r;
 
     if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &creds, &size) < 0)
@@ -603,11 +600,10 @@ int link_new(endpoint_core *c, int fd, link_t **ret)
     c->n_links++;
     l->hello.fire = hello_timeout;
     timer_start(&c->timers, TIMERS_SHORT, &l->hello, timer_now() + LIMIT_HELLO_USEC);
-    at = frame_begin(&l->wire.out, CHANNEL_HELLO, 0);
-    frame_put_string(&l->wire.out, ":role", "server");
-    frame_put_string(&l->wire.out, ":name", c->server);
-    frame_end(&l->wire.out, at, 0, 0, CHANNEL_VERSION);
-    wire_dirty(&l->wire);
+    hybus_frame_begin(&l->wire.out, CHANNEL_HELLO, 0, 0, 0, CHANNEL_VERSION);
+    hybus_frame_put(&l->wire.out, ":role", "server");
+    hybus_frame_put(&l->wire.out, ":name", c->server);
+    wire_end(&l->wire);
     if (ret)
         *ret = l;
     return 0;

@@ -31,7 +31,7 @@ static int take_flag(const endpoint_field *f, bool *to)
 static int take_road(const endpoint_field *f, entry_road *to)
 {
     char text[16];
-    int r = field_string(f, text, sizeof(text));
+    int r = hybus_frame_field_copy(f, text, sizeof(text));
 
     if (r < 0)
         return r;
@@ -51,7 +51,7 @@ static int take_road(const endpoint_field *f, entry_road *to)
 static int take_rule(table *t, const endpoint_field *f, entry_definition *d)
 {
     char text[2 * LIMIT_RULE_SUBPATH + LIMIT_PERMISSION];
-    int r = field_string(f, text, sizeof(text));
+    int r = hybus_frame_field_copy(f, text, sizeof(text));
 
     return r < 0 ? r : entry_definition_add_rule(t, d, text);
 }
@@ -62,46 +62,46 @@ static int take_field(table *t, const endpoint_field *f, char *namespace, entry_
     uint64_t n;
     int r = 0;
 
-    if (field_is(f, ":namespace"))
-        return field_string(f, namespace, CHANNEL_NAMESPACE_MAX + 1);
-    if (field_is(f, ":revision"))
-        return field_number(f, UINT64_MAX, revision);
-    if (field_is(f, ":key"))
-        return field_string(f, d->key, sizeof(d->key));
-    if (field_is(f, ":uid")) {
-        r = field_number(f, UINT32_MAX - 1, &n);
+    if (hybus_frame_field_is(f, ":namespace"))
+        return hybus_frame_field_copy(f, namespace, CHANNEL_NAMESPACE_MAX + 1);
+    if (hybus_frame_field_is(f, ":revision"))
+        return hybus_frame_field_number(f, UINT64_MAX, revision);
+    if (hybus_frame_field_is(f, ":key"))
+        return hybus_frame_field_copy(f, d->key, sizeof(d->key));
+    if (hybus_frame_field_is(f, ":uid")) {
+        r = hybus_frame_field_number(f, UINT32_MAX - 1, &n);
         if (r >= 0)
             d->uid = (uint32_t)n;
         return r;
     }
-    if (field_is(f, ":road"))
+    if (hybus_frame_field_is(f, ":road"))
         return take_road(f, &d->road);
-    if (field_is(f, ":bus-name"))
+    if (hybus_frame_field_is(f, ":bus-name"))
         return take_string(f, &d->bus_name);
-    if (field_is(f, ":object"))
+    if (hybus_frame_field_is(f, ":object"))
         return take_string(f, &d->object);
-    if (field_is(f, ":unit"))
+    if (hybus_frame_field_is(f, ":unit"))
         return take_string(f, &d->unit);
-    if (field_is(f, ":stream"))
+    if (hybus_frame_field_is(f, ":stream"))
         return take_flag(f, &d->stream);
-    if (field_is(f, ":watch"))
+    if (hybus_frame_field_is(f, ":watch"))
         return take_flag(f, &d->watch);
-    if (field_is(f, ":rule"))
+    if (hybus_frame_field_is(f, ":rule"))
         return take_rule(t, f, d);
     return 0;
 }
 
-int registrar_parse_entry(table *t, const frame *f, char *namespace, entry_definition *ret,
+int registrar_parse_entry(table *t, const hybus_frame *f, char *namespace, entry_definition *ret,
                           uint64_t *ret_revision)
 {
-    frame_fields fields;
+    hybus_frame_fields fields;
     endpoint_field field;
     int r;
 
     *ret = (entry_definition){.uid = UINT32_MAX};
     namespace[0] = 0;
-    frame_fields_whole(f, &fields);
-    while ((r = frame_fields_next(&fields, &field)) > 0) {
+    hybus_frame_fields_init(&fields, f->payload, f->size);
+    while ((r = hybus_frame_fields_next(&fields, &field)) > 0) {
         r = take_field(t, &field, namespace, ret, ret_revision);
         if (r < 0)
             break;
@@ -135,7 +135,7 @@ static void snapshot_complete(registrar *g)
     }
 }
 
-static int on_entry(registrar *g, const frame *f)
+static int on_entry(registrar *g, const hybus_frame *f)
 {
     endpoint_core *c = g->core;
     char namespace[CHANNEL_NAMESPACE_MAX + 1];
@@ -169,26 +169,26 @@ static int on_entry(registrar *g, const frame *f)
 }
 
 /* What an app on the bus said to Endpoints1.Notify. */
-static int on_notify(registrar *g, const frame *f)
+static int on_notify(registrar *g, const hybus_frame *f)
 {
     char namespace[CHANNEL_NAMESPACE_MAX + 1] = "";
-    frame_fields fields;
+    hybus_frame_fields fields;
     endpoint_field field;
     const uint8_t *body;
     size_t size;
     entry *e;
-    int r = frame_fields_body(f, &fields, &body, &size);
+    int r = hybus_frame_split(f, &fields, &body, &size);
 
-    while (r >= 0 && (r = frame_fields_next(&fields, &field)) > 0)
-        if (field_is(&field, ":namespace"))
-            r = field_string(&field, namespace, sizeof(namespace));
+    while (r >= 0 && (r = hybus_frame_fields_next(&fields, &field)) > 0)
+        if (hybus_frame_field_is(&field, ":namespace"))
+            r = hybus_frame_field_copy(&field, namespace, sizeof(namespace));
     if (r < 0)
         return r;
     e = table_find(&g->core->table, namespace, strlen(namespace));
     return e ? watch_notify_frame(g->core, e, f) : 0;
 }
 
-static int on_frame(wire *w, const frame *f)
+static int on_frame(wire *w, const hybus_frame *f)
 {
     registrar *g = list_entry(w, registrar, wire);
 
@@ -206,8 +206,7 @@ static int on_frame(wire *w, const frame *f)
     case CHANNEL_NOTIFY:
         return on_notify(g, f);
     case CHANNEL_PING:
-        frame_short(&w->out, CHANNEL_PONG, 0, 0, 0, f->value);
-        wire_dirty(w);
+        wire_send(w, CHANNEL_PONG, 0, 0, f->value);
         return 0;
     case CHANNEL_PONG:
     case CHANNEL_GOAWAY:
@@ -255,18 +254,15 @@ static int open_socket(registrar *g)
 
 static void registrar_connect(registrar *g)
 {
-    size_t at;
-
     if (open_socket(g) < 0) {
         try_again(g);
         return;
     }
     g->connected = true;
-    at = frame_begin(&g->wire.out, CHANNEL_HELLO, 0);
-    frame_put_string(&g->wire.out, ":role", "server");
-    frame_put_string(&g->wire.out, ":name", g->core->server);
-    frame_end(&g->wire.out, at, 0, 0, CHANNEL_VERSION);
-    wire_dirty(&g->wire);
+    hybus_frame_begin(&g->wire.out, CHANNEL_HELLO, 0, 0, 0, CHANNEL_VERSION);
+    hybus_frame_put(&g->wire.out, ":role", "server");
+    hybus_frame_put(&g->wire.out, ":name", g->core->server);
+    wire_end(&g->wire);
 }
 
 static void on_retry(endpoint_timer *timer)
@@ -300,13 +296,10 @@ void registrar_done(registrar *g)
 
 int registrar_start_unit(registrar *g, const entry *e)
 {
-    size_t at;
-
     if (!g->greeted)
         return -ENOTCONN;
-    at = frame_begin(&g->wire.out, CHANNEL_START, 0);
-    frame_put_string(&g->wire.out, ":namespace", e->namespace);
-    frame_end(&g->wire.out, at, 0, 0, 0);
-    wire_dirty(&g->wire);
+    hybus_frame_begin(&g->wire.out, CHANNEL_START, 0, 0, 0, 0);
+    hybus_frame_put(&g->wire.out, ":namespace", e->namespace);
+    wire_end(&g->wire);
     return 0;
 }

@@ -412,9 +412,9 @@ static int check_length(endpoint_request *r, unsigned status, const endpoint_fie
 
     r->has_length = false;
     for (size_t k = 0; k < n; k++) {
-        if (!field_is(&fields[k], "content-length"))
+        if (!hybus_frame_field_is(&fields[k], "content-length"))
             continue;
-        if (seen || field_number(&fields[k], INT64_MAX, &r->length_left) < 0)
+        if (seen || hybus_frame_field_number(&fields[k], INT64_MAX, &r->length_left) < 0)
             return -EBADMSG;
         seen = true;
     }
@@ -560,7 +560,7 @@ int endpoint_request_body(endpoint_request *r, const void *data, size_t size, bo
     }
     if (r->state == REQUEST_WAITING || r->held ||
         (r->link && (size > r->send_credit ||
-                     frame_buffer_size(&r->link->wire.out) + size >= LIMIT_OUT_HIGH))) {
+                     hybus_frame_queue_pending(&r->link->wire.out) + size >= LIMIT_OUT_HIGH))) {
         r->starved = true;
         return -EAGAIN;
     }
@@ -586,8 +586,7 @@ void endpoint_request_consumed(endpoint_request *r, size_t size)
         if (n == 0)
             return;
         r->receive_credit += n;
-        frame_short(&r->link->wire.out, CHANNEL_CREDIT, 0, 0, r->stream, n);
-        wire_dirty(&r->link->wire);
+        wire_send(&r->link->wire, CHANNEL_CREDIT, 0, r->stream, n);
     } else if (r->bus) {
         r->receive_credit +=
             (uint32_t)MIN_OF(size, (size_t)(CHANNEL_CREDIT_INITIAL - r->receive_credit));

@@ -142,11 +142,11 @@ static bool is_ours(const endpoint_field *f)
     };
 
     for (size_t i = 0; i < ELEMENTS(names); i++)
-        if (field_is(f, names[i]))
+        if (hybus_frame_field_is(f, names[i]))
             return true;
     if (begins(f->name, f->name_size, "access-control-") || begins(f->name, f->name_size, "proxy-"))
         return true;
-    return field_is(f, "set-cookie") && is_our_cookie(f);
+    return hybus_frame_field_is(f, "set-cookie") && is_our_cookie(f);
 }
 
 int status_filter_fields(endpoint_field *fields, size_t *n_fields)

@@ -239,21 +239,21 @@ static bool subpath_valid(const char *s, size_t size)
     return true;
 }
 
-int watch_notify_frame(endpoint_core *c, entry *e, const frame *f)
+int watch_notify_frame(endpoint_core *c, entry *e, const hybus_frame *f)
 {
     char path[CHANNEL_NAMESPACE_MAX + LIMIT_PATH + 1], type[256] = "application/octet-stream";
     char id[CHANNEL_NOTIFY_ID_MAX + 1] = "";
     notify n = {.path = path, .content_type = type, .id = id, .gone = f->flags & CHANNEL_GONE};
     const uint8_t *body;
-    frame_fields fields;
+    hybus_frame_fields fields;
     endpoint_field field;
     bool has_path = false;
     uint64_t age;
-    int r = frame_fields_body(f, &fields, &body, &n.size);
+    int r = hybus_frame_split(f, &fields, &body, &n.size);
 
     n.body = body;
-    while (r >= 0 && (r = frame_fields_next(&fields, &field)) > 0) {
-        if (field_is(&field, ":path")) {
+    while (r >= 0 && (r = hybus_frame_fields_next(&fields, &field)) > 0) {
+        if (hybus_frame_field_is(&field, ":path")) {
             size_t size = field.value_size;
             if (!subpath_valid(field.value, size) || size > LIMIT_PATH)
                 return -EBADMSG;
@@ -263,12 +263,12 @@ int watch_notify_frame(endpoint_core *c, entry *e, const frame *f)
             memcpy(path + e->size, field.value, size);
             path[e->size + size] = 0;
             has_path = true;
-        } else if (field_is(&field, "content-type"))
-            r = field_string(&field, type, sizeof(type));
-        else if (field_is(&field, ":id"))
-            r = field_string(&field, id, sizeof(id));
-        else if (field_is(&field, ":max-age")) {
-            r = field_number(&field, 365u * 86400u, &age);
+        } else if (hybus_frame_field_is(&field, "content-type"))
+            r = hybus_frame_field_copy(&field, type, sizeof(type));
+        else if (hybus_frame_field_is(&field, ":id"))
+            r = hybus_frame_field_copy(&field, id, sizeof(id));
+        else if (hybus_frame_field_is(&field, ":max-age")) {
+            r = hybus_frame_field_number(&field, 365u * 86400u, &age);
             n.max_age_usec = r < 0 ? 0 : age * 1000000u;
         }
     }

@@ -7,53 +7,31 @@
 
 #define SPARE_OUT (64u * 1024u) /* bytes that a drained connection may keep for its next turn */
 
-static int handle(wire *w, const uint8_t *data, size_t size)
+static int handle(wire *w)
 {
-    size_t at = 0;
+    hybus_frame f;
+    int r = 0;
 
-    while (w->fd >= 0) {
-        frame f;
-        ssize_t n = frame_parse(data + at, size - at, &f);
-        int r;
-
-        if (n < 0)
-            return (int)n;
-        if (n == 0)
-            break;
-        at += (size_t)n;
+    w->reading = true;
+    while (w->fd >= 0 && (r = hybus_frame_reader_next(&w->in, &f)) > 0) {
         r = w->ops->frame(w, &f);
         if (r < 0)
-            return r;
+            break;
     }
-    if (w->fd < 0 || at == size)
-        return 0;
-    w->rest = malloc(size - at);
-    if (!w->rest)
-        return -ENOMEM;
-    memcpy(w->rest, data + at, size - at);
-    w->rest_size = size - at;
-    return 0;
+    w->reading = false;
+    if (w->fd < 0)
+        hybus_frame_reader_done(&w->in);
+    return r;
 }
 
-/* One read drains what has come. What is left of an incomplete frame is put in front of the next,
- * so that an idle connection holds no buffer. */
+/* One read drains what has come. */
 static int receive(wire *w)
 {
-    uint8_t *buffer = w->core->read_buffer;
-    size_t kept = w->rest_size;
-    ssize_t n;
+    ssize_t n = hybus_frame_reader_fill(&w->in, w->fd);
 
-    n = recv(w->fd, buffer + kept, LIMIT_READ_TURN, MSG_DONTWAIT);
     if (n < 0)
-        return errno == EAGAIN || errno == EINTR ? 0 : -errno;
-    if (n == 0)
-        return -ECONNRESET;
-    if (kept > 0) {
-        memcpy(buffer, w->rest, kept);
-        w->rest_size = 0;
-        free(TAKE_PTR(w->rest));
-    }
-    return handle(w, buffer, kept + (size_t)n);
+        return n == -EAGAIN ? 0 : (int)n;
+    return n == 0 ? -ECONNRESET : handle(w);
 }
 
 static int on_io(sd_event_source *s, int fd, uint32_t revents, void *userdata)
@@ -74,7 +52,12 @@ int wire_open(wire *w, endpoint_core *c, int fd, const wire_ops *ops)
 {
     int r;
 
-    *w = (wire){.core = c, .ops = ops, .fd = -1, .out.max = LIMIT_OUT_MAX};
+    *w = (wire){.core = c,
+                .ops = ops,
+                .fd = -1,
+                .in.max = LIMIT_READ_TURN,
+                .out.max = LIMIT_OUT_MAX,
+                .out.spare = SPARE_OUT};
     list_init(&w->dirty_node);
     r = sd_event_add_io(c->event, &w->source, fd, EPOLLIN, on_io, w);
     if (r < 0)
@@ -87,9 +70,9 @@ void wire_close(wire *w)
 {
     w->source = sd_event_source_disable_unref(w->source);
     w->fd = safe_close(w->fd);
-    free(TAKE_PTR(w->rest));
-    w->rest_size = 0;
-    frame_buffer_done(&w->out);
+    if (!w->reading)
+        hybus_frame_reader_done(&w->in);
+    hybus_frame_queue_done(&w->out);
     list_remove(&w->dirty_node);
 }
 
@@ -117,38 +100,45 @@ static void want_write(wire *w, bool on)
     sd_event_source_set_io_events(w->source, on ? EPOLLIN | EPOLLOUT : EPOLLIN);
 }
 
+void wire_end(wire *w)
+{
+    if (hybus_frame_end(&w->out) < 0)
+        w->full = true;
+    wire_dirty(w);
+}
+
+void wire_add(wire *w, const hybus_frame *f)
+{
+    if (hybus_frame_queue_add(&w->out, f) < 0)
+        w->full = true;
+    wire_dirty(w);
+}
+
+void wire_send(wire *w, uint8_t type, uint16_t code, uint32_t stream, uint32_t value)
+{
+    hybus_frame_begin(&w->out, type, 0, code, stream, value);
+    wire_end(w);
+}
+
 void wire_flush(wire *w)
 {
-    frame_buffer *b = &w->out;
+    hybus_frame_queue *q = &w->out;
 
     list_remove(&w->dirty_node);
     if (w->fd < 0)
         return;
-    if (b->failed) { /* it does not read what it made us say */
+    if (w->full) {
         wire_fail(w, -ENOBUFS);
         return;
     }
-    while (frame_buffer_size(b) > 0 && !w->deaf) {
-        ssize_t n =
-            send(w->fd, b->data + b->start, frame_buffer_size(b), MSG_DONTWAIT | MSG_NOSIGNAL);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0 && errno == EAGAIN)
-            break;
-        if (n < 0)
-            w->deaf = true; /* its last answers may still be there to be read; that will end it */
-        else
-            b->start += (size_t)n;
-    }
-    if (w->deaf || frame_buffer_size(b) == 0) {
-        b->start = b->end = 0;
-        if (b->allocated > SPARE_OUT)
-            frame_buffer_done(b);
-    }
-    want_write(w, frame_buffer_size(b) > 0);
-    if (frame_buffer_size(b) >= LIMIT_OUT_HIGH)
+    if (!w->deaf && hybus_frame_queue_flush(q, w->fd) < 0)
+        w->deaf = true; /* its last answers may still be there to be read; that will end it */
+    if (w->deaf)
+        hybus_frame_queue_done(q);
+    want_write(w, hybus_frame_queue_pending(q) > 0);
+    if (hybus_frame_queue_pending(q) >= LIMIT_OUT_HIGH)
         w->high = true;
-    else if (w->high && frame_buffer_size(b) < LIMIT_OUT_HIGH / 2) {
+    else if (w->high && hybus_frame_queue_pending(q) < LIMIT_OUT_HIGH / 2) {
         w->high = false;
         if (w->ops->drained)
             w->ops->drained(w);

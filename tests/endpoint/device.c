@@ -71,11 +71,11 @@ void app_free(side *s)
 {
     if (s->fd >= 0)
         close(s->fd);
-    frame_buffer_done(&s->out);
+    hybus_frame_queue_done(&s->out);
     free(s);
 }
 
-bool side_poll(side *s, frame *ret)
+bool side_poll(side *s, hybus_frame *ret)
 {
     ssize_t n;
 
@@ -86,7 +86,7 @@ bool side_poll(side *s, frame *ret)
         s->size += (size_t)n;
     else if (n == 0 || (errno != EAGAIN && sizeof(s->data) > s->size))
         s->closed = true;
-    n = frame_parse(s->data, s->size, ret);
+    n = hybus_frame_parse(s->data, s->size, ret);
     assert_true(n >= 0);
     if (n == 0)
         return false;
@@ -97,7 +97,7 @@ bool side_poll(side *s, frame *ret)
     return true;
 }
 
-const frame *side_wait(device *d, side *s, uint8_t type)
+const hybus_frame *side_wait(device *d, side *s, uint8_t type)
 {
     uint64_t until = timer_now() + 30000000u;
 
@@ -115,7 +115,7 @@ const frame *side_wait(device *d, side *s, uint8_t type)
 
 void side_wait_closed(device *d, side *s)
 {
-    frame f;
+    hybus_frame f;
 
     while (!s->closed)
         if (!side_poll(s, &f))
@@ -124,8 +124,8 @@ void side_wait_closed(device *d, side *s)
 
 void side_flush(device *d, side *s)
 {
-    while (frame_buffer_size(&s->out) > 0 && !s->closed) {
-        ssize_t n = send(s->fd, s->out.data + s->out.start, frame_buffer_size(&s->out),
+    while (hybus_frame_queue_pending(&s->out) > 0 && !s->closed) {
+        ssize_t n = send(s->fd, s->out.buffer + s->out.start, hybus_frame_queue_pending(&s->out),
                          MSG_DONTWAIT | MSG_NOSIGNAL);
         if (n > 0)
             s->out.start += (size_t)n;
@@ -139,7 +139,7 @@ void side_flush(device *d, side *s)
 
 static void side_write(side *s)
 {
-    ssize_t n = send(s->fd, s->out.data + s->out.start, frame_buffer_size(&s->out),
+    ssize_t n = send(s->fd, s->out.buffer + s->out.start, hybus_frame_queue_pending(&s->out),
                      MSG_DONTWAIT | MSG_NOSIGNAL);
 
     if (n > 0)
@@ -151,58 +151,59 @@ static void side_write(side *s)
 void side_send(side *s, uint8_t type, uint8_t flags, uint16_t code, uint32_t stream, uint32_t value,
                const void *payload, size_t size)
 {
-    size_t at;
+    hybus_frame f = {.size = (uint32_t)size,
+                     .type = type,
+                     .flags = flags,
+                     .code = code,
+                     .stream = stream,
+                     .value = value,
+                     .payload = payload};
 
     s->out.max = 64u * 1024u * 1024u;
-    at = frame_begin(&s->out, type, stream);
-    frame_put(&s->out, payload, size);
-    frame_end(&s->out, at, flags, code, value);
-    assert_false(s->out.failed);
-    if (frame_buffer_size(&s->out) < 32768)
+    assert_int_equal(hybus_frame_queue_add(&s->out, &f), 0);
+    if (hybus_frame_queue_pending(&s->out) < 32768)
         side_write(s);
 }
 
-static void put_fields(frame_buffer *b, va_list args)
+static void put_fields(hybus_frame_queue *b, va_list args)
 {
     const char *name;
 
     while ((name = va_arg(args, const char *)))
-        frame_put_string(b, name, va_arg(args, const char *));
+        hybus_frame_put(b, name, va_arg(args, const char *));
 }
 
 void side_fields(side *s, uint8_t type, uint8_t flags, uint16_t code, uint32_t stream,
                  const void *body, size_t size, ...)
 {
     va_list args;
-    size_t at, fields;
 
     s->out.max = 64u * 1024u * 1024u;
-    at = frame_begin(&s->out, type, stream);
+    hybus_frame_begin(&s->out, type, flags, code, stream, 0);
     va_start(args, size);
     put_fields(&s->out, args);
     va_end(args);
-    fields = frame_payload(&s->out, at);
-    frame_put(&s->out, body, size);
-    frame_end(&s->out, at, flags, code, (uint32_t)fields);
-    if (frame_buffer_size(&s->out) < 32768)
+    hybus_frame_put_body(&s->out, body, size);
+    assert_int_equal(hybus_frame_end(&s->out), 0);
+    if (hybus_frame_queue_pending(&s->out) < 32768)
         side_write(s);
 }
 
-const char *side_field(const frame *f, const char *name)
+const char *side_field(const hybus_frame *f, const char *name)
 {
     static char value[8192];
-    frame_fields fields;
+    hybus_frame_fields fields;
     endpoint_field field;
     const uint8_t *body;
     size_t size;
 
     if (f->type == CHANNEL_REQUEST)
-        assert_int_equal(frame_fields_body(f, &fields, &body, &size), 0);
+        assert_int_equal(hybus_frame_split(f, &fields, &body, &size), 0);
     else
-        frame_fields_whole(f, &fields);
-    while (frame_fields_next(&fields, &field) > 0)
-        if (field_is(&field, name)) {
-            assert_int_equal(field_string(&field, value, sizeof(value)), 0);
+        hybus_frame_fields_init(&fields, f->payload, f->size);
+    while (hybus_frame_fields_next(&fields, &field) > 0)
+        if (hybus_frame_field_is(&field, name)) {
+            assert_int_equal(hybus_frame_field_copy(&field, value, sizeof(value)), 0);
             return value;
         }
     return NULL;
@@ -223,21 +224,20 @@ void registrar_close(device *d)
     if (d->registrar.fd >= 0)
         close(d->registrar.fd);
     d->registrar.fd = -1;
-    frame_buffer_done(&d->registrar.out);
+    hybus_frame_queue_done(&d->registrar.out);
 }
 
 void registrar_entry(device *d, uint8_t flags, ...)
 {
     side *s = &d->registrar;
     va_list args;
-    size_t at;
 
     s->out.max = 1u << 20;
-    at = frame_begin(&s->out, CHANNEL_ENTRY, 0);
+    hybus_frame_begin(&s->out, CHANNEL_ENTRY, flags, 0, 0, 0);
     va_start(args, flags);
     put_fields(&s->out, args);
     va_end(args);
-    frame_end(&s->out, at, flags, 0, 0);
+    assert_int_equal(hybus_frame_end(&s->out), 0);
     side_flush(d, s);
 }
 

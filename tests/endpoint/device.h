@@ -20,8 +20,8 @@ typedef struct side { /* the far end of a channel */
     int fd;
     uint8_t data[256 * 1024];
     size_t size;
-    frame_buffer out;
-    frame last;
+    hybus_frame_queue out;
+    hybus_frame last;
     uint8_t payload[CHANNEL_PAYLOAD_MAX];
     bool closed;
 } side;
@@ -89,10 +89,10 @@ void side_fields(side *s, uint8_t type, uint8_t flags, uint16_t code, uint32_t s
                  const void *body, size_t size, ...) __attribute__((sentinel));
 void side_flush(device *d, side *s);
 /* Turns the loop until a frame of that type comes; others before it are dropped. */
-const frame *side_wait(device *d, side *s, uint8_t type);
-bool side_poll(side *s, frame *ret);
+const hybus_frame *side_wait(device *d, side *s, uint8_t type);
+bool side_poll(side *s, hybus_frame *ret);
 void side_wait_closed(device *d, side *s);
-const char *side_field(const frame *f, const char *name);
+const char *side_field(const hybus_frame *f, const char *name);
 
 void client_new(device *d, client *c, const char *bearer);
 void client_free(client *c);

@@ -13,9 +13,9 @@ static void registrar_says(const uint8_t *data, size_t size)
     char namespace[CHANNEL_NAMESPACE_MAX + 1];
     entry_definition definition;
     uint64_t revision;
-    frame f;
+    hybus_frame f;
 
-    if (frame_parse(data, size, &f) > 0 &&
+    if (hybus_frame_parse(data, size, &f) > 0 &&
         registrar_parse_entry(&d->core->table, &f, namespace, &definition, &revision) >= 0)
         entry_definition_done(&d->core->table, &definition);
 }
@@ -27,7 +27,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     answer *a, *b;
     watcher *w;
     side *app;
-    frame f;
+    hybus_frame f;
 
     if (!d) {
         d = device_new(NULL, NULL);

@@ -21,10 +21,16 @@ static void walk_fields(const hybus_frame *frame)
         hybus_frame_fields_init(&fields, frame->payload, frame->size);
     while (hybus_frame_fields_next(&fields, &field) > 0) {
         _cleanup_(freep) char *s = NULL;
+        char copy[256];
+        uint64_t number;
+
         for (size_t i = 0; i < field.value_size; i++)
             sum += (uint8_t)field.value[i];
         if (hybus_frame_field_string(&field, 255, &s) == 0)
             assert(strlen(s) == field.value_size);
+        assert((hybus_frame_field_copy(&field, copy, sizeof(copy)) == 0) == (s != NULL));
+        if (hybus_frame_field_number(&field, UINT64_MAX, &number) == 0)
+            assert(s && strtoull(s, NULL, 10) == number);
         (void)hybus_frame_field_is(&field, ":namespace");
     }
     (void)sum;

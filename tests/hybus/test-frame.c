@@ -233,6 +233,84 @@ static void test_bad_fields(void **state)
     assert_null(s);
 }
 
+/* Straight from memory, and what whoever writes or reads a frame may also need. */
+static void test_parse(void **state)
+{
+    hybus_frame_queue queue = {.max = 1 << 20, .spare = 8192};
+    hybus_frame_fields fields;
+    hybus_frame_field field;
+    hybus_frame frame;
+    const uint8_t *body;
+    char text[8];
+    uint64_t n;
+    size_t size;
+    int fds[2];
+
+    hybus_frame_begin(&queue, 0x22, 0, 200, 7, 0);
+    hybus_frame_put(&queue, "X-Any", "1234567");
+    hybus_frame_put_number(&queue, "n", 0);
+    assert_int_equal(hybus_frame_size(&queue), 4 + 5 + 7 + 4 + 1 + 1);
+    hybus_frame_put_body(&queue, "abc", 3);
+    hybus_frame_set_flags(&queue, 1);
+    assert_int_equal(hybus_frame_end(&queue), 0);
+    hybus_frame_begin(&queue, 0x21, 0, 0, 9, 0);
+    hybus_frame_put(&queue, "gone", "gone");
+    hybus_frame_drop(&queue);
+
+    size = hybus_frame_queue_pending(&queue);
+    for (size_t i = 0; i < size; i++)
+        assert_int_equal(hybus_frame_parse(queue.buffer, i, &frame), 0);
+    assert_int_equal(hybus_frame_parse(queue.buffer, size + 1, &frame), size);
+    assert_int_equal(hybus_frame_parse("\1\0\1\0000123456789ab", 16, &frame), -EBADMSG);
+    assert_int_equal(frame.flags, 1);
+    assert_int_equal(frame.code, 200);
+    assert_int_equal(hybus_frame_split(&frame, &fields, &body, &size), 0);
+    assert_int_equal(size, 3);
+    assert_int_equal(hybus_frame_fields_next(&fields, &field), -EBADMSG);
+    assert_int_equal(hybus_frame_split(&frame, &fields, &body, &size), 0);
+    fields.any_name = true;
+    assert_int_equal(hybus_frame_fields_next(&fields, &field), 1);
+    assert_int_equal(hybus_frame_field_copy(&field, text, 7), -EBADMSG);
+    assert_int_equal(hybus_frame_field_copy(&field, text, 8), 0);
+    assert_string_equal(text, "1234567");
+    assert_int_equal(hybus_frame_field_number(&field, 1234566, &n), -ERANGE);
+    assert_int_equal(hybus_frame_field_number(&field, 1234567, &n), 0);
+    assert_int_equal(n, 1234567);
+    assert_int_equal(hybus_frame_fields_next(&fields, &field), 1);
+    assert_memory_equal(field.value, "0", field.value_size);
+
+    /* An empty buffer of the size that was asked for is kept, a larger one is not. */
+    pair(fds);
+    assert_int_equal(hybus_frame_queue_flush(&queue, fds[0]), 1);
+    assert_non_null(queue.buffer);
+    hybus_frame_begin(&queue, 0x21, 0, 0, 9, 0);
+    for (int i = 0; i < 9; i++)
+        hybus_frame_put_field(&queue, "n", 1, (const char[1024]){0}, 1024);
+    assert_int_equal(hybus_frame_end(&queue), 0);
+    assert_int_equal(hybus_frame_queue_flush(&queue, fds[0]), 1);
+    assert_null(queue.buffer);
+    assert_int_equal(queue.spare, 8192);
+    close(fds[0]);
+    close(fds[1]);
+}
+
+static void test_numbers(void **state)
+{
+    static const char *const bad[] = {
+        "", "x", "1x", "-1", "+1", " 1", "18446744073709551616", "000000000000000000001"};
+    hybus_frame_field field;
+    uint64_t n = 7;
+
+    for (size_t i = 0; i < ELEMENTS(bad); i++) {
+        field = (hybus_frame_field){.value = bad[i], .value_size = strlen(bad[i])};
+        assert_int_equal(hybus_frame_field_number(&field, UINT64_MAX, &n), -EBADMSG);
+        assert_int_equal(n, 7);
+    }
+    field = (hybus_frame_field){.value = "18446744073709551615", .value_size = 20};
+    assert_int_equal(hybus_frame_field_number(&field, UINT64_MAX, &n), 0);
+    assert_true(n == UINT64_MAX);
+}
+
 /* A frame that does not fit is taken back whole, and what was queued before stays good. */
 static void test_queue_bounds(void **state)
 {
@@ -286,7 +364,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_header),        cmocka_unit_test(test_round_trip),
         cmocka_unit_test(test_byte_by_byte),  cmocka_unit_test(test_large_stream),
-        cmocka_unit_test(test_reader_bounds), cmocka_unit_test(test_bad_fields),
+        cmocka_unit_test(test_reader_bounds), cmocka_unit_test(test_parse),
+        cmocka_unit_test(test_numbers),       cmocka_unit_test(test_bad_fields),
         cmocka_unit_test(test_queue_bounds),  cmocka_unit_test(test_flush_broken),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -34,31 +34,31 @@ static const endpoint_reply_ops ops = {.reply = on_reply};
 static _Noreturn void respond(int fd)
 {
     static uint8_t in[1 << 20], body[BODY];
-    frame_buffer out = {.max = 64u << 20};
+    hybus_frame_queue out = {.max = 64u << 20};
     size_t size = 0;
 
     for (;;) {
         ssize_t n = recv(fd, in + size, sizeof(in) - size, 0), k;
         size_t at = 0;
-        frame f;
+        hybus_frame f;
 
         if (n <= 0)
             _exit(0);
         size += (size_t)n;
-        while ((k = frame_parse(in + at, size - at, &f)) > 0) {
+        while ((k = hybus_frame_parse(in + at, size - at, &f)) > 0) {
             at += (size_t)k;
             if (f.type == CHANNEL_REQUEST) {
-                size_t start = frame_begin(&out, CHANNEL_RESPONSE, f.stream), fields;
-                frame_put_string(&out, "content-type", "application/json");
-                fields = frame_payload(&out, start);
-                frame_put(&out, body, sizeof(body));
-                frame_end(&out, start, CHANNEL_END, 200, (uint32_t)fields);
+                hybus_frame_begin(&out, CHANNEL_RESPONSE, CHANNEL_END, 200, f.stream, 0);
+                hybus_frame_put(&out, "content-type", "application/json");
+                hybus_frame_put_body(&out, body, sizeof(body));
+                if (hybus_frame_end(&out) < 0)
+                    _exit(1);
             }
         }
         memmove(in, in + at, size - at);
         size -= at;
-        while (frame_buffer_size(&out) > 0) {
-            n = send(fd, out.data + out.start, frame_buffer_size(&out), MSG_NOSIGNAL);
+        while (hybus_frame_queue_pending(&out) > 0) {
+            n = send(fd, out.buffer + out.start, hybus_frame_queue_pending(&out), MSG_NOSIGNAL);
             if (n <= 0)
                 _exit(0);
             out.start += (size_t)n;
