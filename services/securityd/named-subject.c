@@ -33,6 +33,7 @@ static int read_token(Security *s, NamedSubject *n, const char *name)
 
     if (!t)
         return -ENOENT;
+    n->subject.ended = t->expires && t->expires <= store_now(s->store);
     n->name = strdup(t->principal);
     if (asprintf(&n->token, "token:%s", name) < 0)
         n->token = NULL;
@@ -60,6 +61,7 @@ static int read_remote(Security *s, NamedSubject *n, const char *word)
                            .name = n->name,
                            .token = n->token,
                            .roles = n->roles,
+                           .ended = n->subject.ended,
                            .encrypted = UNKNOWN};
     return 0;
 }

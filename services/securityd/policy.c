@@ -166,11 +166,11 @@ bool policy_equal(const Policy *a, const Policy *b)
     if (a->n_rules != b->n_rules)
         return false;
     for (size_t i = 0; i < a->n_rules; i++) {
-        const Rule *x = a->rules[i], *y = b->rules[i];
+        const Rule *x = a->rules[i], *y = policy_rule(b, x->id);
 
         if (x == y)
             continue;
-        if (x->kind != y->kind || !streq(x->id, y->id) || x->conditions != y->conditions ||
+        if (!y || x->kind != y->kind || x->conditions != y->conditions ||
             !streq(strempty(x->protocol), strempty(y->protocol)) ||
             !words_equal(x->subjects, y->subjects) || !words_equal(x->permissions, y->permissions))
             return false;

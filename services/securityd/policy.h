@@ -31,6 +31,7 @@ HYBUS_DEFINE_CLEANUP(Policy, policy_unref)
 
 size_t policy_rules(const Policy *p, Rule *const **ret);
 Rule *policy_rule(const Policy *p, const char *id);
+/* In whatever order the rules stand: it decides nothing. */
 bool policy_equal(const Policy *a, const Policy *b);
 
 Verdict policy_judge(const Policy *p, const Subject *subject, const char *permission);
