@@ -487,7 +487,8 @@ static int op_token_add(Peer *p, const json_t *q)
     _cleanup_(words_freep) char **roles = NULL;
     const Subject caller = peer_subject(p);
     json_int_t lifetime = json_integer_value(json_object_get(q, "expires"));
-    char *secret = NULL;
+    const char *user = string(q, "user");
+    char *secret = NULL, as[96];
     int r;
 
     if (!policy_judge(p->security->policy, &caller, "security.tokens").allowed) {
@@ -503,9 +504,11 @@ static int op_token_add(Peer *p, const json_t *q)
     }
     if (lifetime < 0 || lifetime > INT32_MAX)
         return refuse(p, q, -EINVAL, "expires: seconds, 0 for never");
+    if (user)
+        snprintf(as, sizeof as, "%s%.80s", startswith(user, "user:") ? "" : "user:", user);
     r = read_words(json_object_get(q, "roles"), &roles);
     if (r >= 0)
-        r = security_add_token(p->security, &caller, strempty(string(q, "name")), string(q, "user"),
+        r = security_add_token(p->security, &caller, strempty(string(q, "name")), user ? as : NULL,
                                roles, (uint64_t)lifetime * 1000000u, &secret, &e);
     if (r < 0)
         return refuse(p, q, r, e.message ? e.message : strerror(-r));
