@@ -81,6 +81,12 @@ static const char *string(const json_t *j, const char *key)
     return json_string_value(json_object_get(j, key));
 }
 
+static bool is_missing_or(const json_t *j, const char *key, json_type type)
+{
+    const json_t *v = json_object_get(j, key);
+    return !v || json_typeof(v) == type;
+}
+
 /* --- hello ----------------------------------------------------------------------------------- */
 
 static int permission_index(char ***list, const char *permission)
@@ -406,6 +412,8 @@ static int op_connect(Peer *p, const json_t *q)
 
     if (!peer_may(p, "security.connect"))
         return refuse(p, q, -EACCES, "only servers ask this: it needs security.connect");
+    if (!is_missing_or(q, "bearer", JSON_STRING)) /* it would be anonymous */
+        return refuse(p, q, -EINVAL, "bearer: a string");
     r = security_connect(p->security, &c, &principal, &wait);
     if (r == -EAGAIN)
         return throttled(p, q, wait);
@@ -502,7 +510,10 @@ static int op_token_add(Peer *p, const json_t *q)
         (void)security_refuse(p->security, &caller, &question, &v, &record);
         return refuse(p, q, -EACCES, "making tokens needs security.tokens");
     }
-    if (lifetime < 0 || lifetime > INT32_MAX)
+    /* What is there must be what it should be: a token that never expires is not made by a typing error. */
+    if (!is_missing_or(q, "user", JSON_STRING))
+        return refuse(p, q, -EINVAL, "user: a name");
+    if (!is_missing_or(q, "expires", JSON_INTEGER) || lifetime < 0 || lifetime > INT32_MAX)
         return refuse(p, q, -EINVAL, "expires: seconds, 0 for never");
     if (user)
         snprintf(as, sizeof as, "%s%.80s", startswith(user, "user:") ? "" : "user:", user);

@@ -797,6 +797,8 @@ static void test_throttled_clients(void **state)
     json_decref(p);
     expect(s, fd, "{\"id\":5,\"op\":\"connect\",\"protocol\":\"HTTP 2\"}", "InvalidArgument");
     expect(s, fd, "{\"id\":5,\"op\":\"connect\"}", "InvalidArgument");
+    expect(s, fd, "{\"id\":5,\"op\":\"connect\",\"protocol\":\"http\",\"bearer\":5}",
+           "InvalidArgument");
     close(fd);
     free(secret);
 }
@@ -930,6 +932,10 @@ static void test_tokens_are_made(void **state)
         {"\"name\":\"\"", "InvalidArgument"},
         {"\"name\":\"b\",\"expires\":-1", "InvalidArgument"},
         {"\"name\":\"b\",\"expires\":2147483648", "InvalidArgument"},
+        {"\"name\":\"b\",\"expires\":\"60\"", "InvalidArgument"},
+        {"\"name\":\"b\",\"expires\":60.5", "InvalidArgument"},
+        {"\"name\":\"b\",\"user\":5", "InvalidArgument"},
+        {"\"name\":5", "InvalidArgument"},
         {"\"name\":\"b\",\"roles\":\"x\"", "InvalidArgument"},
         {"\"name\":\"b\",\"roles\":[1]", "InvalidArgument"},
         {"\"name\":\"b\",\"roles\":[\"X y\"]", "InvalidArgument"},
