@@ -468,7 +468,7 @@ static int op_setup(Peer *p, const json_t *q)
     if (r < 0)
         return refuse(p, q, r, e.message ? e.message : strerror(-r));
     if (p->socket)
-        (void)agent_socket_changed(p->socket, NULL, NULL);
+        agent_socket_tell_change(p->socket);
     return send_secret(p, q, secret);
 }
 

@@ -32,6 +32,8 @@ struct AgentSocket {
     TAILQ_HEAD(, Settling) settling;
     size_t n_peers, n_settling;
     char *buffer;
+    AgentSettled on_change;
+    void *on_change_userdata;
 };
 
 /* --- peers ----------------------------------------------------------------------------------- */
@@ -235,6 +237,19 @@ int agent_socket_changed(AgentSocket *a, AgentSettled f, void *userdata)
     }
     agent_socket_look(a);
     return 0;
+}
+
+void agent_socket_on_change(AgentSocket *a, AgentSettled f, void *userdata)
+{
+    a->on_change = f;
+    a->on_change_userdata = userdata;
+}
+
+void agent_socket_tell_change(AgentSocket *a)
+{
+    (void)agent_socket_changed(a, NULL, NULL);
+    if (a->on_change)
+        a->on_change(a->on_change_userdata);
 }
 
 /* A token has expired: what it opened is cut like by a revocation. */

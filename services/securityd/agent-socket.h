@@ -33,6 +33,10 @@ HYBUS_DEFINE_CLEANUP(AgentSocket, agent_socket_free)
 typedef void (*AgentSettled)(void *userdata);
 int agent_socket_changed(AgentSocket *a, AgentSettled f, void *userdata);
 
+/* `f` is called when somebody has changed the policy over the socket (setup). */
+void agent_socket_on_change(AgentSocket *a, AgentSettled f, void *userdata);
+/* Somebody has. */
+void agent_socket_tell_change(AgentSocket *a);
 /* A token was made or has gone: look again when the next one expires. */
 void agent_socket_arm_expiry(AgentSocket *a);
 /* Somebody has settled: look whether all have. */

@@ -417,7 +417,12 @@ static int adopt_grant(Call *c, sd_bus_error *error)
     if (r < 0)
         return change_error(error, r, &e, "Cannot grant");
     hybus_config_error_done(&e);
-    return call_settle_with_generation(c, c->rule->id);
+    r = call_settle_with_generation(c, c->rule->id);
+    /* Who is told that it failed must not find it granted. */
+    if (r < 0 && security_revoke(c->bus->security, &c->subject, c->rule->id, &e) >= 0)
+        (void)agent_socket_changed(c->bus->socket, NULL, NULL);
+    hybus_config_error_done(&e);
+    return r;
 }
 
 /* The bus obeys a grant before anybody else does, so that it is never half in force. */
@@ -507,7 +512,7 @@ static int method_reload(sd_bus_message *m, void *userdata, sd_bus_error *error)
     return call_with_caller(m, userdata, reload, error);
 }
 
-static int change_name(Call *c, int (*f)(Security *, const Subject *, const char *),
+static int change_name(Call *c, int (*f)(Security *, const Subject *, const char *), bool removes,
                        sd_bus_error *error)
 {
     hybus_config_error e = {0};
@@ -518,15 +523,18 @@ static int change_name(Call *c, int (*f)(Security *, const Subject *, const char
         return r;
     r = f(c->bus->security, &c->subject, name);
     if (r < 0) {
+        if (r == -ENOENT || !removes)
+            return change_error(error, r, &e, removes ? "There is none of that name" : "Not added");
+        /* It is gone all the same: whoever still allows it must hear of it. */
         (void)agent_socket_changed(c->bus->socket, NULL, NULL);
-        return change_error(error, r, &e, "Cannot do that");
+        return change_error(error, r, &e, "Removed, but it may be back after the next start");
     }
     return call_settle_empty(c);
 }
 
 static int add_user(Call *c, sd_bus_error *error)
 {
-    return change_name(c, security_add_user, error);
+    return change_name(c, security_add_user, false, error);
 }
 
 static int method_add_user(sd_bus_message *m, void *userdata, sd_bus_error *error)
@@ -536,7 +544,7 @@ static int method_add_user(sd_bus_message *m, void *userdata, sd_bus_error *erro
 
 static int remove_user(Call *c, sd_bus_error *error)
 {
-    return change_name(c, security_remove_user, error);
+    return change_name(c, security_remove_user, true, error);
 }
 
 static int method_remove_user(sd_bus_message *m, void *userdata, sd_bus_error *error)
@@ -546,7 +554,7 @@ static int method_remove_user(sd_bus_message *m, void *userdata, sd_bus_error *e
 
 static int remove_token(Call *c, sd_bus_error *error)
 {
-    return change_name(c, security_remove_token, error);
+    return change_name(c, security_remove_token, true, error);
 }
 
 static int method_remove_token(sd_bus_message *m, void *userdata, sd_bus_error *error)
@@ -667,6 +675,11 @@ static const sd_bus_vtable vtable[] = {
     SD_BUS_VTABLE_END,
 };
 
+static void on_socket_change(void *userdata)
+{
+    security_bus_changed(userdata);
+}
+
 int security_bus_publish(Security *security, AgentSocket *socket, BusPolicy *bus_policy, sd_bus *bus,
                          SecurityBus **ret)
 {
@@ -683,6 +696,7 @@ int security_bus_publish(Security *security, AgentSocket *socket, BusPolicy *bus
     r = hybus_object_publish(bus, PATH, INTERFACE, vtable, b, &b->object);
     if (r < 0)
         return r;
+    agent_socket_on_change(socket, on_socket_change, b);
     *ret = TAKE_PTR(b);
     return 0;
 }

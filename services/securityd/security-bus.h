@@ -17,6 +17,7 @@ typedef struct SecurityBus SecurityBus;
 /* `bus_policy`: NULL without one; it must outlive the SecurityBus. */
 int security_bus_publish(Security *security, AgentSocket *socket, BusPolicy *bus_policy, sd_bus *bus,
                          SecurityBus **ret);
+/* After the socket, which calls back. */
 void security_bus_free(SecurityBus *b);
 HYBUS_DEFINE_CLEANUP(SecurityBus, security_bus_free)
 
