@@ -8,6 +8,7 @@
 
 #include <h2o/http2.h>
 #include <h2o/http2_internal.h>
+#include <poll.h>
 #include <sys/socket.h>
 
 #define ADDRESSES_MAX 1024u
@@ -320,6 +321,18 @@ static void sweep_bodies(Http *h)
     }
 }
 
+/* The library does not read HTTP/1 while it waits for an answer, so it does not see the end. Somebody
+ * who closes only his half, and waits longer than a second, is taken for gone, as proxies do. */
+static bool is_gone(const HttpConnection *c)
+{
+    struct pollfd p = {.events = POLLRDHUP};
+
+    if (c->http2 || !c->exchanges || c->exchanges->state == HTTP_DONE || !c->socket)
+        return false;
+    p.fd = h2o_socket_get_fd(c->socket);
+    return poll(&p, 1, 0) == 1;
+}
+
 static void sweep_connection(HttpConnection *c, uint64_t now)
 {
     const http_settings *s = c->http->settings;
@@ -338,7 +351,7 @@ static void sweep_connection(HttpConnection *c, uint64_t now)
             return;
         }
     }
-    if (!c->exchanges && now - c->active_usec > s->idle_timeout)
+    if (is_gone(c) || (!c->exchanges && now - c->active_usec > s->idle_timeout))
         http_connection_kill(c);
 }
 
