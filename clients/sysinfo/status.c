@@ -1,5 +1,4 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include <dirent.h>
 #include <inttypes.h>
 #include <limits.h>
 #include <stdarg.h>
@@ -7,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <sys/utsname.h>
 #include <time.h>
@@ -49,6 +49,11 @@ static double rounded(double v)
     return (double)(long long)(v * 10 + 0.5) / 10;
 }
 
+static double percent(uint64_t part, uint64_t whole)
+{
+    return whole > 0 ? rounded(100.0 * (double)part / (double)whole) : 0.0;
+}
+
 /* The first word or number of a small file. */
 __attribute__((format(printf, 3, 4))) static bool read_word(const struct status *s, char word[64],
                                                             const char *format, ...)
@@ -65,15 +70,35 @@ __attribute__((format(printf, 3, 4))) static bool read_word(const struct status 
     return f && fscanf(f, "%63s", word) == 1;
 }
 
+/* The board, as its firmware names it. */
+static void add_model(const struct status *s, json_t *o)
+{
+    static const char *const files[] = {"/sys/firmware/devicetree/base/model",
+                                        "/sys/class/dmi/id/product_name"};
+    char line[128];
+
+    for (size_t i = 0; i < sizeof(files) / sizeof(files[0]); i++) {
+        _cleanup_(closefp) FILE *f = open_file(s, "%s", files[i]);
+        if (!f || !fgets(line, sizeof(line), f))
+            continue;
+        line[strcspn(line, "\n")] = '\0';
+        json_t *model = line[0] ? json_string(line) : NULL; /* NULL too when it is not UTF-8 */
+        if (model) {
+            json_object_set_new(o, "model", model);
+            return;
+        }
+    }
+}
+
 static void add_system(const struct status *s, json_t *o)
 {
     struct utsname u;
     char line[512];
+    bool known = uname(&u) == 0;
 
-    if (uname(&u) == 0) {
+    if (known)
         json_object_set_new(o, "hostname", json_string(u.nodename));
-        json_object_set_new(o, "kernel", json_string(u.release));
-    }
+    add_model(s, o);
     _cleanup_(closefp) FILE *f = open_file(s, "/etc/os-release");
     while (f && fgets(line, sizeof(line), f))
         if (strncmp(line, "PRETTY_NAME=", 12) == 0) {
@@ -81,6 +106,10 @@ static void add_system(const struct status *s, json_t *o)
             name[strcspn(name, "\"\n")] = '\0';
             json_object_set_new(o, "os", json_string(name));
         }
+    if (known) {
+        json_object_set_new(o, "kernel", json_string(u.release));
+        json_object_set_new(o, "architecture", json_string(u.machine));
+    }
     json_object_set_new(o, "time", json_integer(time(NULL)));
 }
 
@@ -119,13 +148,12 @@ static void add_cpu(struct status *s, json_t *o)
     uint64_t busy = total - t[3] - t[4]; /* all but idle and waiting for disks */
     uint64_t d_total = total - s->cpu_total, d_busy = busy - s->cpu_busy;
     /* The counters of idle time may step back a little. */
-    double percent = total > s->cpu_total && busy >= s->cpu_busy && d_busy <= d_total
-                         ? 100.0 * (double)d_busy / (double)d_total
-                         : 0.0;
+    bool sane = total > s->cpu_total && busy >= s->cpu_busy && d_busy <= d_total;
     s->cpu_total = total;
     s->cpu_busy = busy;
-    json_object_set_new(o, "cpu",
-                        json_pack("{sisf}", "cores", (int)cores, "percent", rounded(percent)));
+    json_object_set_new(
+        o, "cpu",
+        json_pack("{sisf}", "cores", (int)cores, "percent", sane ? percent(d_busy, d_total) : 0.0));
 }
 
 static void add_memory(const struct status *s, json_t *o)
@@ -135,7 +163,7 @@ static void add_memory(const struct status *s, json_t *o)
         {"SwapTotal", "swap-total"}, {"SwapFree", "swap-free"},
     };
     char line[256], name[64];
-    uint64_t kib;
+    uint64_t kib, total = 0, available = 0;
 
     _cleanup_(closefp) FILE *f = open_file(s, "/proc/meminfo");
     if (!f)
@@ -144,8 +172,15 @@ static void add_memory(const struct status *s, json_t *o)
     while (fgets(line, sizeof(line), f))
         if (sscanf(line, "%63[^:]: %" SCNu64, name, &kib) == 2)
             for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
-                if (strcmp(name, names[i][0]) == 0)
+                if (strcmp(name, names[i][0]) == 0) {
                     json_object_set_new(memory, names[i][1], number(kib * 1024));
+                    total = i == 0 ? kib : total;
+                    available = i == 1 ? kib : available;
+                }
+    if (total >= available) {
+        json_object_set_new(memory, "used", number((total - available) * 1024));
+        json_object_set_new(memory, "percent", json_real(percent(total - available, total)));
+    }
     json_object_set_new(o, "memory", memory);
 }
 
@@ -179,6 +214,25 @@ static bool has_device(const json_t *seen, const char *device)
     return json_object_get(seen, device);
 }
 
+/* Not a single file that a sandbox mounted upon another, nor what a container shares with the machine
+ * below it. */
+static bool is_own(const char *mount, const char *path)
+{
+    struct stat st;
+    return strncmp(mount, "/run/host/", 10) != 0 && stat(path, &st) == 0 && S_ISDIR(st.st_mode);
+}
+
+static json_t *disk_row(const char *mount, const char *type, const struct statvfs *v)
+{
+    uint64_t used = v->f_blocks - v->f_bfree;
+
+    /* As df: what is kept for root counts neither as used nor as free. */
+    return json_pack(
+        "{ssssso so so sf}", "mount", mount, "type", type, "size",
+        number((uint64_t)v->f_blocks * v->f_frsize), "used", number(used * v->f_frsize), "free",
+        number((uint64_t)v->f_bavail * v->f_frsize), "percent", percent(used, used + v->f_bavail));
+}
+
 static void add_disks(const struct status *s, json_t *o)
 {
     char line[4096], device[32], mount[1024], type[64];
@@ -194,17 +248,13 @@ static void add_disks(const struct status *s, json_t *o)
             sscanf(tail + 3, "%63s", type) != 1 || !is_disk(type) || has_device(seen, device))
             continue;
         unescape(mount);
-        /* A sandbox mounts files and directories of its own on top: only whole disks count. */
         char path[PATH_MAX];
         snprintf(path, sizeof(path), "%s%s", s->root, mount);
-        if (statvfs(path, &v) < 0 || v.f_blocks == 0)
+        if (!is_own(mount, path) || statvfs(path, &v) < 0 || v.f_blocks == 0)
             continue;
+        /* A sandbox mounts parts of a disk again: the first one stands for it. */
         json_object_set_new(seen, device, json_true());
-        json_array_append_new(disks,
-                              json_pack("{ssssso so so}", "mount", mount, "type", type, "size",
-                                        number((uint64_t)v.f_blocks * v.f_frsize), "used",
-                                        number((uint64_t)(v.f_blocks - v.f_bfree) * v.f_frsize),
-                                        "free", number((uint64_t)v.f_bavail * v.f_frsize)));
+        json_array_append_new(disks, disk_row(mount, type, &v));
     }
     json_decref(seen);
     json_object_set_new(o, "disks", disks);
@@ -231,59 +281,60 @@ static void add_network(const struct status *s, json_t *o)
     json_object_set_new(o, "network", network);
 }
 
-static uint64_t read_number(const struct status *s, const char *unit, const char *file)
+/* The file of a service's control group: in the one tree, or beside the old ones (systemd's
+ * "hybrid" layout), where only some figures exist. */
+static FILE *open_group(const struct status *s, const char *unit, const char *file)
 {
-    char word[64];
-    return read_word(s, word, "/sys/fs/cgroup/system.slice/%s/%s", unit, file)
-               ? strtoull(word, NULL, 10)
-               : 0;
+    FILE *f = open_file(s, "/sys/fs/cgroup/system.slice/%s/%s", unit, file);
+    return f ? f : open_file(s, "/sys/fs/cgroup/unified/system.slice/%s/%s", unit, file);
 }
 
-static uint64_t read_cpu_usec(const struct status *s, const char *unit)
+static void add_tasks(const struct status *s, const char *unit, json_t *row)
 {
-    uint64_t usec = 0;
-    _cleanup_(closefp) FILE *f = open_file(s, "/sys/fs/cgroup/system.slice/%s/cpu.stat", unit);
-    if (f && fscanf(f, "usage_usec %" SCNu64, &usec) != 1)
-        usec = 0;
-    return usec;
-}
+    uint64_t n = 0;
+    int c;
 
-static int compare(const struct dirent **a, const struct dirent **b)
-{
-    return strcmp((*a)->d_name, (*b)->d_name);
-}
-
-static int is_service(const struct dirent *d)
-{
-    size_t n = strlen(d->d_name);
-    return n > 8 && strcmp(d->d_name + n - 8, ".service") == 0;
-}
-
-static void add_units(const struct status *s, json_t *o)
-{
-    char path[PATH_MAX];
-    struct dirent **list;
-
-    snprintf(path, sizeof(path), "%s/sys/fs/cgroup/system.slice", s->root);
-    int n = scandir(path, &list, is_service, compare);
-    if (n < 0)
+    _cleanup_(closefp) FILE *f = open_group(s, unit, "cgroup.threads");
+    if (!f)
         return;
-    json_t *units = json_array();
-    for (int i = 0; i < n; i++) {
-        const char *name = list[i]->d_name;
-        uint64_t tasks = read_number(s, name, "pids.current");
-        if (tasks > 0 && json_array_size(units) < ROWS_MAX)
-            json_array_append_new(
-                units, json_pack("{ssso so sf}", "name", name, "tasks", number(tasks), "memory",
-                                 number(read_number(s, name, "memory.current")), "cpu-seconds",
-                                 rounded((double)read_cpu_usec(s, name) / 1e6)));
-        free(list[i]);
-    }
-    free(list);
-    json_object_set_new(o, "units", units);
+    while ((c = fgetc(f)) != EOF)
+        n += c == '\n';
+    json_object_set_new(row, "tasks", number(n));
 }
 
-json_t *status_sample(struct status *s)
+static void add_group(const struct status *s, const char *unit, json_t *row)
+{
+    uint64_t value;
+
+    add_tasks(s, unit, row);
+    _cleanup_(closefp) FILE *memory = open_group(s, unit, "memory.current");
+    if (memory && fscanf(memory, "%" SCNu64, &value) == 1)
+        json_object_set_new(row, "memory", number(value));
+    _cleanup_(closefp) FILE *cpu = open_group(s, unit, "cpu.stat");
+    if (cpu && fscanf(cpu, "usage_usec %" SCNu64, &value) == 1)
+        json_object_set_new(row, "cpu-seconds", json_real((double)(value / 10000) / 100));
+}
+
+static void add_units(const struct status *s, json_t *o, const json_t *units)
+{
+    json_t *rows = json_array(), *failed = json_array(), *unit;
+    size_t i;
+
+    json_array_foreach((json_t *)units, i, unit)
+    {
+        const char *name = json_string_value(json_object_get(unit, "name"));
+        json_t *row = json_copy(unit);
+        if (strcmp(json_string_value(json_object_get(unit, "state")), "failed") == 0)
+            json_array_append(failed, json_object_get(unit, "name"));
+        else if (!strchr(name, '/'))
+            add_group(s, name, row);
+        json_array_append_new(rows, row);
+    }
+    json_object_set_new(o, "units", rows);
+    json_object_set_new(o, "failed", failed);
+}
+
+json_t *status_sample(struct status *s, const json_t *units)
 {
     json_t *o = json_object();
     if (!o)
@@ -294,6 +345,7 @@ json_t *status_sample(struct status *s)
     add_memory(s, o);
     add_disks(s, o);
     add_network(s, o);
-    add_units(s, o);
+    if (units)
+        add_units(s, o, units);
     return o;
 }

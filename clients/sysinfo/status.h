@@ -1,11 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #pragma once
 
-/* What the machine is doing, from /proc and /sys. Knows neither the channel nor a protocol.
- *
- * Units come from the control group tree that systemd keeps: system users of the group "hybridos"
- * may not call other services on the bus, and running services with their tasks, memory and CPU
- * time are all there. A unit that has failed has no group, and so does not show. */
+/* What the machine is doing, from /proc and /sys. Knows neither the channel nor a protocol nor the
+ * bus: which units there are is said by the caller, what they use stands in their control groups.
+ */
 
 #include <jansson.h>
 #include <stdint.h>
@@ -15,7 +13,8 @@ struct status {
     uint64_t cpu_busy, cpu_total; /* of the last sample, in ticks */
 };
 
-/* A new object: hostname, os, kernel, time, uptime, load, cpu, memory, disks, network, units. What
- * cannot be read is left out. CPU percent is since the last call (the first time: since boot). NULL
- * without memory. */
-json_t *status_sample(struct status *s);
+/* A new object: hostname, model, os, kernel, architecture, time, uptime, load, cpu, memory, disks,
+ * network, units, failed. What cannot be read is left out. CPU percent is since the last call (the
+ * first time: since boot). `units` is an array of {name, description, state}, or NULL: not known;
+ * figures are added to those that run. NULL without memory. */
+json_t *status_sample(struct status *s, const json_t *units);

@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
 /* h-sysinfo: the device's own figures at /system/status. JSON, or a page for who prefers HTML;
- * while somebody watches, a new value every second, and no timer at all otherwise. */
+ * while somebody watches, a new value every second, and no timer at all otherwise.
+ *
+ * What the units do is asked of systemd, and nobody is kept waiting for that but those who asked
+ * for the status: their requests stand in `waiting` until the answer is there. */
 
 #include <errno.h>
 #include <poll.h>
@@ -18,6 +21,7 @@
 #include "assets.h"
 #include "page.h"
 #include "status.h"
+#include "units.h"
 
 /* The page needs its own two files and its event stream, nothing else. */
 #define PAGE_POLICY                                                                                \
@@ -25,10 +29,19 @@
     "'self'; "                                                                                     \
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
+#define WAITING_MAX 64u /* more are answered with what is known of the units */
+
+/* Reals are rounded figures: no digits that mean nothing. */
+#define JSON_FORMAT (JSON_COMPACT | JSON_REAL_PRECISION(10))
+
 struct sysinfo {
     hybridos_endpoint *endpoint;
+    Units *units;
     struct status status; /* for requests */
     struct status live;   /* for watchers: CPU use of the last second */
+    hybridos_request *waiting[WAITING_MAX];
+    size_t n_waiting;
+    bool push; /* watchers wait too */
     int timer_fd;
 };
 
@@ -80,7 +93,7 @@ static void reply_page(hybridos_request *r, const json_t *status)
 
 static void reply_json(hybridos_request *r, const json_t *status)
 {
-    char *text = json_dumps(status, JSON_COMPACT);
+    char *text = json_dumps(status, JSON_FORMAT);
     if (!text || hybridos_reply(r, 200, "application/json", text, strlen(text)) < 0)
         hybridos_abort(r);
     free(text);
@@ -98,6 +111,22 @@ static void reply_error(hybridos_request *r, unsigned status, const char *text)
 {
     if (hybridos_reply(r, status, "text/plain; charset=utf-8", text, strlen(text)) < 0)
         hybridos_abort(r);
+}
+
+static void reply_status(struct sysinfo *s, hybridos_request *r)
+{
+    json_t *status = status_sample(&s->status, units_list(s->units));
+    if (!status) {
+        hybridos_abort(r);
+        return;
+    }
+    hybridos_header(r, "vary", "accept");
+    hybridos_header(r, "cache-control", "no-store");
+    if (wants_page(hybridos_request_field(r, "accept")))
+        reply_page(r, status);
+    else
+        reply_json(r, status);
+    json_decref(status);
 }
 
 static void on_request(hybridos_request *r, void *userdata)
@@ -126,29 +155,51 @@ static void on_request(hybridos_request *r, void *userdata)
         reply_error(r, 404, "no such page\n");
         return;
     }
-    json_t *status = status_sample(&s->status);
-    if (!status) {
-        hybridos_abort(r);
-        return;
-    }
-    hybridos_header(r, "vary", "accept");
-    hybridos_header(r, "cache-control", "no-store");
-    if (wants_page(hybridos_request_field(r, "accept")))
-        reply_page(r, status);
+    /* How many hang on one answer is bounded; whoever comes on top gets an older one. */
+    if (units_ask(s->units) && s->n_waiting < WAITING_MAX)
+        s->waiting[s->n_waiting++] = r;
     else
-        reply_json(r, status);
-    json_decref(status);
+        reply_status(s, r);
+}
+
+static void on_cancel(hybridos_request *r, unsigned status, void *userdata)
+{
+    struct sysinfo *s = userdata;
+    for (size_t i = 0; i < s->n_waiting; i++)
+        if (s->waiting[i] == r) {
+            s->waiting[i] = s->waiting[--s->n_waiting];
+            return;
+        }
 }
 
 static void push(struct sysinfo *s)
 {
-    json_t *status = status_sample(&s->live);
-    char *text = status ? json_dumps(status, JSON_COMPACT) : NULL;
+    json_t *status = status_sample(&s->live, units_list(s->units));
+    char *text = status ? json_dumps(status, JSON_FORMAT) : NULL;
     /* A server that does not keep up misses a second; the next value is whole again. */
     if (text)
         hybridos_notify(s->endpoint, "/", "application/json", NULL, 2, text, strlen(text));
     free(text);
     json_decref(status);
+}
+
+static void tick(struct sysinfo *s)
+{
+    if (units_ask(s->units))
+        s->push = true;
+    else
+        push(s);
+}
+
+static void on_units(void *userdata)
+{
+    struct sysinfo *s = userdata;
+
+    while (s->n_waiting > 0)
+        reply_status(s, s->waiting[--s->n_waiting]);
+    if (s->push)
+        push(s);
+    s->push = false;
 }
 
 static void on_watch(hybridos_endpoint *e, const char *path, unsigned watchers, void *userdata)
@@ -161,7 +212,7 @@ static void on_watch(hybridos_endpoint *e, const char *path, unsigned watchers, 
         each_second = (struct itimerspec){.it_interval.tv_sec = 1, .it_value.tv_sec = 1};
     timerfd_settime(s->timer_fd, 0, &each_second, NULL);
     if (watchers > 0)
-        push(s);
+        tick(s);
 }
 
 static void on_state(hybridos_endpoint *e, unsigned status, const char *reason, void *userdata)
@@ -177,14 +228,18 @@ static void on_state(hybridos_endpoint *e, unsigned status, const char *reason, 
 
 static int run(struct sysinfo *s)
 {
-    struct pollfd fds[] = {{.fd = hybridos_fd(app), .events = POLLIN},
-                           {.fd = s->timer_fd, .events = POLLIN}};
     for (;;) {
-        if (poll(fds, 2, -1) < 0 && errno != EINTR)
+        /* The bus is a stranger to the others: only its descriptor and when it wants to be called.
+         */
+        struct pollfd fds[] = {{.fd = hybridos_fd(app), .events = POLLIN},
+                               {.fd = s->timer_fd, .events = POLLIN},
+                               {.fd = units_fd(s->units), .events = units_events(s->units)}};
+        if (poll(fds, 3, units_timeout_msec(s->units)) < 0 && errno != EINTR)
             return -errno;
         uint64_t expirations;
         if (read(s->timer_fd, &expirations, sizeof(expirations)) > 0)
-            push(s);
+            tick(s);
+        units_process(s->units);
         int r = hybridos_process(app);
         if (r != 0)
             return r < 0 ? r : 0;
@@ -197,7 +252,9 @@ int main(int argc, char *argv[])
     const char *namespace_ = argc > 1 ? argv[1] : "/system/status";
 
     s.timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
-    int r = s.timer_fd < 0 ? -errno : hybridos_app_new("sysinfo", NULL, &app);
+    int r = s.timer_fd < 0 ? -errno : units_new(on_units, &s, &s.units);
+    if (r >= 0)
+        r = hybridos_app_new("sysinfo", NULL, &app);
     if (r >= 0)
         r = hybridos_register(app, namespace_, on_request, &s, &s.endpoint);
     if (r < 0) {
@@ -206,6 +263,7 @@ int main(int argc, char *argv[])
     }
     hybridos_endpoint_title(s.endpoint, "Device status");
     hybridos_on_watch(s.endpoint, on_watch);
+    hybridos_on_cancel(s.endpoint, on_cancel);
     hybridos_on_state(s.endpoint, on_state);
 
     struct sigaction action = {.sa_handler = on_signal};
@@ -214,6 +272,7 @@ int main(int argc, char *argv[])
     sd_notify(false, "READY=1");
     r = run(&s);
     hybridos_app_free(app);
+    units_free(s.units);
     close(s.timer_fd);
     if (r < 0)
         fprintf(stderr, "<3>stopped: %s\n", strerror(-r));

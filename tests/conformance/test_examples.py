@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The examples and the shipped status app, each between a fake registrar and a fake server: on the channel, or on a private
 message bus."""
+import contextlib
 import json
 import os
-import shutil
 import subprocess
 
 import pytest
 
 import channel
-from channel import NOTIFY, WATCH, fields
+from channel import CANCEL, NOTIFY, WATCH, fields
 from conftest import ROOT, World
 
 EXAMPLES = os.path.join(ROOT, "clients/examples")
@@ -26,7 +26,7 @@ class StatusWorld(World):
     both = ("/test",)
 
 
-@pytest.fixture(params=[k for k in CHANNEL if shutil.which(CHANNEL[k][0])])
+@pytest.fixture(params=CHANNEL)
 def server(request, tmp_path, monkeypatch):
     os.makedirs(tmp_path / "modules")
     os.symlink(os.path.join(ROOT, "clients/js/hybridos"), tmp_path / "modules/hybridos")
@@ -104,41 +104,125 @@ GLib.MainLoop().run()
 """
 
 
-def have_bus():
-    return (shutil.which("dbus-daemon") and shutil.which("systemd-stdio-bridge") and os.path.exists("/usr/bin/python3")
-            and subprocess.run(["/usr/bin/python3", "-c", "import dbus, gi"], stderr=subprocess.DEVNULL).returncode == 0)
+class Bus:
+    """A message bus of our own, and programs on it."""
+
+    def __init__(self, folder):
+        self.address = f"unix:path={folder}/bus"
+        self.env = dict(os.environ, DBUS_SYSTEM_BUS_ADDRESS=self.address, STATUS_BUS=self.address)
+        self.started = []
+        self.start("dbus-daemon", "--session", "--nofork", "--print-address", f"--address={self.address}").readline()
+
+    def start(self, *command):
+        self.started.append(subprocess.Popen(command, env=self.env, stdout=subprocess.PIPE, text=True))
+        return self.started[-1].stdout
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for process in reversed(self.started):
+            process.terminate()
+            process.wait()
+            process.stdout.close()
 
 
-@pytest.mark.skipif(not have_bus(), reason="needs dbus-daemon, systemd-stdio-bridge, python3-dbus, python3-gi")
 @pytest.mark.parametrize("kind", BUS)
 def test_over_the_bus(kind, tmp_path):
-    address = f"unix:path={tmp_path}/bus"
-    env = dict(os.environ, DBUS_SYSTEM_BUS_ADDRESS=address, STATUS_BUS=address)
-    started = []
-
-    def start(*command):
-        started.append(subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True))
-        return started[-1].stdout
-    try:
-        start("dbus-daemon", "--session", "--nofork", "--print-address", f"--address={address}").readline()
-        registrar = start("/usr/bin/python3", "-c", REGISTRAR, address)
+    with Bus(tmp_path) as bus:
+        registrar = bus.start("/usr/bin/python3", "-c", REGISTRAR, bus.address)
         assert registrar.readline() == "ready\n"
-        app = start(*BUS[kind], "/test")
+        bus.start(*BUS[kind], "/test")
         assert registrar.readline() == "register /test\n"
         for _ in range(3):
             word, status, content_type, body = registrar.readline().split(" ", 3)
             assert (word, status, content_type) == ("answer", "200", "application/json")
             assert json.loads(body)["uptime"] > 0
         # The registrar is started anew: the app registers anew.
-        started[1].kill()
-        started[1].wait()
-        registrar = start("/usr/bin/python3", "-c", REGISTRAR, address)
+        bus.started[1].kill()
+        bus.started[1].wait()
+        registrar = bus.start("/usr/bin/python3", "-c", REGISTRAR, bus.address)
         assert registrar.readline() == "ready\n"
         assert registrar.readline() == "register /test\n"
         assert registrar.readline().startswith("answer 200")
-        assert app and started[2].poll() is None
-    finally:
-        for process in reversed(started):
-            process.terminate()
-            process.wait()
-            process.stdout.close()
+        assert bus.started[2].poll() is None
+
+
+# systemd on a bus: says when it is asked for its units, and does as its argument says.
+SYSTEMD = """
+import sys, dbus, dbus.service, dbus.mainloop.glib
+from gi.repository import GLib
+dbus.mainloop.glib.DBusGMainLoop(set_as_default=True)
+bus = dbus.bus.BusConnection(sys.argv[1])
+NAME, UNITS = 'org.freedesktop.systemd1', 'a(ssssssouso)'
+class Manager(dbus.service.Object):
+    @dbus.service.method(NAME + '.Manager', in_signature='as', out_signature=UNITS, async_callbacks=('answer', 'fail'))
+    def ListUnitsFiltered(self, states, answer, fail):
+        print('asked', flush=True)
+        unit = lambda name, active, sub: (name, 'About ' + name, 'loaded', active, sub, '', '/', 0, '', '/')
+        if sys.argv[2] == 'answers':
+            answer([unit(*u) for u in (('z.service', 'active', 'running'), ('a.service', 'active', 'running'),
+                                       ('b.socket', 'active', 'running'), ('c.mount', 'failed', 'failed'))])
+        elif sys.argv[2] == 'refuses':
+            fail(dbus.exceptions.DBusException('no', name='org.freedesktop.DBus.Error.AccessDenied'))
+name = dbus.service.BusName(NAME, bus)
+manager = Manager(bus, '/org/freedesktop/systemd1')
+print('ready', flush=True)
+GLib.MainLoop().run()
+"""
+
+
+@contextlib.contextmanager
+def asking(tmp_path, monkeypatch, how):
+    """The shipped app between a fake server and a systemd that `how`."""
+    with Bus(tmp_path) as bus:
+        systemd = bus.start("/usr/bin/python3", "-c", SYSTEMD, bus.address, how)
+        assert systemd.readline() == "ready\n"
+        monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", bus.address)
+        world = StatusWorld(CHANNEL["c"])
+        try:
+            world.start()
+            world.accept_registrar()
+            world.name_server()
+            world.admit(world.registers(1))
+            yield bus, systemd, world.accept_server()
+        finally:
+            world.end()
+
+
+def test_units_are_those_that_systemd_tells(tmp_path, monkeypatch):
+    with asking(tmp_path, monkeypatch, "answers") as (_, systemd, server):
+        status = json.loads(server.get("").body)
+        assert systemd.readline() == "asked\n"
+        assert status["failed"] == ["c.mount"]
+        assert [(u["name"], u["state"]) for u in status["units"]] == [
+            ("c.mount", "failed"), ("a.service", "running"), ("z.service", "running")]
+
+
+@pytest.mark.parametrize("how", ["is silent", "refuses"])
+def test_without_systemd_the_rest_is_told(tmp_path, monkeypatch, how):
+    with asking(tmp_path, monkeypatch, how) as (_, systemd, server):
+        for _ in range(2):
+            status = json.loads(server.get("").body)
+            assert "units" not in status and "failed" not in status and status["uptime"] > 0
+        assert systemd.readline() == "asked\n"
+
+
+def test_a_bus_that_ends_keeps_nobody_waiting(tmp_path, monkeypatch):
+    with asking(tmp_path, monkeypatch, "is silent") as (bus, systemd, server):
+        stream = server.request("")
+        assert systemd.readline() == "asked\n"
+        bus.started[0].kill()
+        bus.started[0].wait()
+        assert server.answer(stream).status == 200
+        assert server.get("").status == 200
+
+
+def test_a_client_that_leaves_while_systemd_is_asked(tmp_path, monkeypatch):
+    """Nothing is answered to it, and the others are."""
+    with asking(tmp_path, monkeypatch, "is silent") as (_, systemd, server):
+        gone, stays = server.request(""), server.request("")
+        assert systemd.readline() == "asked\n"
+        server.send(CANCEL, code=499, stream=gone)
+        assert server.answer(stays).status == 200
+        assert server.get("").status == 200
