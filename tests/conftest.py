@@ -24,6 +24,14 @@ def pytest_configure(config):
     def interrupted(number, frame):
         raise KeyboardInterrupt
     signal.signal(signal.SIGTERM, interrupted)  # so that the devices are stopped
+    config.addinivalue_line('markers', 'once: does not depend on the bus, and runs on the first only')
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption('--bus') != simulated.BUSES[0]:
+        again = [i for i in items if i.get_closest_marker('once')]
+        config.hook.pytest_deselected(items=again)
+        items[:] = [i for i in items if i not in again]
 
 
 class TestDevice(simulated.Device):
@@ -74,11 +82,6 @@ class TestDevice(simulated.Device):
     def wait(self, condition, what, seconds=60):
         return simulated.wait_until(condition, seconds, what, self.running)
 
-    def need(self, *paths):
-        for path in paths:
-            if not self.has(path):
-                pytest.skip(f'the device has no {path}')
-
 
 @pytest.fixture(scope='session')
 def bus(request):
@@ -103,7 +106,7 @@ def device(bus):
 def pytest_runtest_makereport(item, call):
     """What the device said last belongs to a failure."""
     d = item.funcargs.get('device') if call.when == 'call' and call.excinfo else None
-    if d is not None and d.running() and not call.excinfo.errisinstance(pytest.skip.Exception):
+    if d is not None and d.running():
         for what, command in (('journal', ('journalctl', '--no-pager', '--lines=60')),
                               ('log', ('h-logread', '--no-pager', '--lines=60'))):
             item.add_report_section('call', what, d.run(*command).stdout)

@@ -9,14 +9,10 @@ import subprocess
 
 import pytest
 
-import simulated
 from conftest import BUILD, ROOT
 
 
-@pytest.fixture(autouse=True)
-def once(bus):
-    if bus != simulated.BUSES[0]:
-        pytest.skip('does not depend on the bus')
+pytestmark = pytest.mark.once
 
 
 def run(*command, **options):

@@ -20,13 +20,15 @@ class Tally(collections.Counter):
         self.names = []
 
     def add(self, outcome, name):
+        """All that a test needs has been installed before, so one that was skipped has failed."""
+        if outcome == 'skipped':
+            outcome, name = 'failed', f'{name} (skipped)'
         self[outcome] += 1
         if outcome == 'failed':
             self.names.append(name)
 
     def line(self):
-        skipped = f', {self["skipped"]} skipped' if self['skipped'] else ''
-        return f'{self["passed"]} passed, {self["failed"]} failed{skipped}'
+        return f'{self["passed"]} passed, {self["failed"]} failed'
 
 
 def _follow(command, environment=None):
@@ -70,7 +72,7 @@ def device(folder, bus, pattern, quick, tally):
     """The tests that need the device, on one bus."""
     report = ROOT / folder / f'device-{bus}.xml'
     report.unlink(missing_ok=True)
-    paths = [p for p in ('tests/build', 'tests/device', 'tests/conformance') if (ROOT / p).is_dir()]
+    paths = ['tests/build', 'tests/device']
     # Killing each daemon 250 times takes six minutes a bus.
     rounds = '5' if quick else '250'
     code = _follow(['/usr/bin/python3', '-B', '-m', 'pytest', '-v', '-p', 'no:cacheprovider', '--bus', bus,

@@ -523,9 +523,8 @@ class Device:
             raise Problem(f'failed in the device: {" ".join(failed)}; see {self.script} logs {failed[0]}')
         wait_until(lambda: self.run('systemctl', 'is-active', 'hybridos.target').returncode == 0,
                    seconds, 'waiting for hybridos.target', alive)
-        if self.has('usr/sbin/h-httpd'):
-            wait_until(lambda: self.run('curl', '-sko', '/dev/null', 'https://localhost:8443/').returncode == 0,
-                       seconds, 'waiting for HTTPS to answer', alive)
+        wait_until(lambda: self.run('curl', '-sko', '/dev/null', 'https://localhost:8443/').returncode == 0,
+                   seconds, 'waiting for HTTPS to answer', alive)
 
     def has(self, path):
         return pathlib.Path(f'/proc/{self.init}/root/{path}').exists()

@@ -4,15 +4,8 @@ member, and no member is without a permission."""
 import json
 import xml.etree.ElementTree as ET
 
-import pytest
-
 PERMISSION = "org.hybridos.Permission"
 FILES = "/usr/lib/hybridos/interfaces"
-
-
-@pytest.fixture(autouse=True)
-def needed(device):
-    device.need("/usr/sbin/h-securityd", "/usr/sbin/h-endpointd", "/usr/bin/h-ubus")
 
 
 def surface(interface):

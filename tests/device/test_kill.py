@@ -13,7 +13,6 @@ HERE = pathlib.Path(__file__).resolve().parent
 
 @pytest.fixture(autouse=True)
 def needed(device):
-    device.need("/usr/sbin/h-securityd", "/usr/sbin/h-endpointd", "/usr/sbin/h-httpd", "/usr/bin/h-policy")
     device.user("stranger", "60990")
 
 

@@ -13,7 +13,6 @@ STRANGER, STRANGER_UID = "stranger", "60990"  # no rule names it
 
 @pytest.fixture(autouse=True)
 def needed(device):
-    device.need("/usr/sbin/h-securityd", "/usr/sbin/h-endpointd", "/usr/bin/h-policy")
     device.user(STRANGER, STRANGER_UID)
 
 

@@ -46,10 +46,11 @@ def sentence(result):
     return result.stderr.strip().splitlines()[-1]
 
 
+pytestmark = pytest.mark.once
+
+
 @pytest.fixture(autouse=True)
-def clean(bus):
-    if bus != simulated.BUSES[0]:
-        pytest.skip('does not depend on the bus')
+def clean():
     yield
     d = simulated.Device(INSTANCE)
     d.stop(quick=True)

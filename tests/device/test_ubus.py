@@ -2,14 +2,7 @@
 """h-ubus on the device's own bus."""
 import json
 
-import pytest
-
 STRANGER = "60990"
-
-
-@pytest.fixture(autouse=True)
-def needed(device):
-    device.need("/usr/sbin/h-securityd", "/usr/sbin/h-endpointd", "/usr/bin/h-ubus")
 
 
 def ubus(device, *arguments, user=None, code=0):
