@@ -52,10 +52,15 @@ void fake_agent_reset(void)
 
 void fake_agent_grant(uint32_t uid, const char *permission)
 {
-    if (fake.n_grants == GRANTS_MAX)
+    size_t i = 0;
+
+    while (i < fake.n_grants && fake.grants[i].permission[0]) /* revoked ones are free */
+        i++;
+    if (i == GRANTS_MAX)
         abort();
-    fake.grants[fake.n_grants].uid = uid;
-    snprintf(fake.grants[fake.n_grants++].permission, 300, "%s", permission);
+    fake.n_grants = MAX_OF(fake.n_grants, i + 1);
+    fake.grants[i].uid = uid;
+    snprintf(fake.grants[i].permission, 300, "%s", permission);
 }
 
 void fake_agent_grant_all(void)

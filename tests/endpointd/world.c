@@ -21,7 +21,7 @@ static int fake_identify(int fd, endpoints_identity **ret)
 
 static int fake_user_name(uint32_t uid, char **ret)
 {
-    *ret = strdup(uid == HTTPD ? "h-httpd" : "somebody");
+    *ret = strdup(uid == HTTPD ? "h-httpd" : uid == COAPD ? "h-coapd" : "somebody");
     return *ret ? 0 : -ENOMEM;
 }
 

@@ -9,6 +9,7 @@
 #define APP 60700u   /* may register /thermo, /lamp */
 #define OTHER 60701u /* may register /thermo, /thermo/x */
 #define HTTPD 60604u /* the user h-httpd; may serve */
+#define COAPD 60605u /* the user h-coapd */
 
 typedef struct world {
     sd_event *event;
