@@ -18,7 +18,7 @@ typedef enum role { ROLE_NONE, ROLE_APP, ROLE_SERVER } role;
 
 typedef struct connection connection;
 
-/* A REGISTER on its way. */
+/* A REGISTER on its way; the judge bounds how many. */
 typedef struct pending {
     connection *connection;
     struct pending *next;
@@ -40,7 +40,6 @@ struct connection {
     char name[SERVER_NAME_MAX + 1], protocol[SERVER_NAME_MAX + 1];
     judge_case *judged;
     pending *pending;
-    size_t n_pending;
     hybus_frame_reader reader;
     hybus_frame_queue queue;
 };
@@ -96,7 +95,6 @@ static void pending_free(pending *p)
     for (at = &k->pending; *at != p; at = &(*at)->next)
         ;
     *at = p->next;
-    k->n_pending--;
     registrar_request_cancel(p->request);
     free(p);
 }
@@ -320,17 +318,16 @@ static int on_register(connection *k, const hybus_frame *frame)
         send_refused(k, frame->stream, r == -EINVAL ? 400 : r == -ENOBUFS ? 429 : 503, why, NULL);
         return 0;
     }
-    p = k->n_pending < CHANNEL_PENDING_MAX ? calloc(1, sizeof(*p)) : NULL;
+    p = calloc(1, sizeof(*p));
     if (!p) {
         endpoints_spec_done(&spec);
-        send_refused(k, frame->stream, 429, "too many registrations on their way", NULL);
+        send_refused(k, frame->stream, 503, "out of memory", NULL);
         return 0;
     }
     p->connection = k;
     p->id = frame->stream;
     p->next = k->pending;
     k->pending = p;
-    k->n_pending++;
     r = registrar_register(k->channel->registrar, &spec, k->identity, k, p->id, on_registered, p,
                            &p->request);
     endpoints_spec_done(&spec);

@@ -8,7 +8,6 @@
 
 #define CHANNEL_CONNECTIONS_MAX 512u
 #define CHANNEL_CONNECTIONS_UID_MAX 32u
-#define CHANNEL_PENDING_MAX ENDPOINTS_UID_MAX /* registrations on their way, of one connection */
 /* Together with the connections above at most 64 MiB, half of what the unit may have. */
 #define CHANNEL_READ_MAX HYBUS_FRAME_MAX    /* bytes buffered of one connection */
 #define CHANNEL_APP_QUEUE_MAX (64u * 1024u) /* bytes not read by an app: it is cut off */

@@ -81,6 +81,27 @@ static void test_connections_in_all(void **state)
         client_close(&clients[i]);
 }
 
+/* Nobody has more than another: who is there stays. */
+static void test_connections_of_many(void **state)
+{
+    static client clients[CHANNEL_CONNECTIONS_MAX];
+    world *w = *state;
+    int fds[2];
+    char byte;
+
+    for (size_t i = 0; i < ELEMENTS(clients); i++)
+        client_connect(w, &clients[i], FILLER + (uint32_t)i);
+    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, fds), 0);
+    world_next_uid = APP;
+    assert_int_equal(channel_accept(w->channel, fds[1]), -ENOBUFS);
+    assert_int_equal(recv(fds[0], &byte, 1, 0), 0);
+    close(fds[0]);
+    for (size_t i = 0; i < ELEMENTS(clients); i++) {
+        assert_false(client_ended(w, &clients[i]));
+        client_close(&clients[i]);
+    }
+}
+
 /* --- registrations ---------------------------------------------------------------------------- */
 
 static void test_on_their_way_of_one_connection(void **state)
@@ -90,14 +111,14 @@ static void test_on_their_way_of_one_connection(void **state)
 
     app_connect(w, &app, APP);
     w->silent = true;
-    for (uint32_t i = 1; i <= CHANNEL_PENDING_MAX; i++)
+    for (uint32_t i = 1; i <= JUDGE_ASKED_UID_MAX; i++)
         client_register(w, &app, i, "/thermo", NULL, false);
-    assert_int_equal(fake_agent_waiting(), CHANNEL_PENDING_MAX);
+    assert_int_equal(fake_agent_waiting(), JUDGE_ASKED_UID_MAX);
     client_register(w, &app, 1000, "/thermo", NULL, false);
     client_expect_refused(w, &app, 1000, 429);
     w->silent = false;
     client_expect(w, &app, CHANNEL_REGISTERED);
-    for (uint32_t i = 2; i <= CHANNEL_PENDING_MAX; i++)
+    for (uint32_t i = 2; i <= JUDGE_ASKED_UID_MAX; i++)
         client_expect_refused(w, &app, i, 409);
     client_close(&app);
 }
@@ -113,7 +134,7 @@ static void test_on_their_way_of_one_uid(void **state)
         app_connect(w, &fillers[i], FILLER);
     w->silent = true;
     for (size_t i = 0; i < ELEMENTS(fillers); i++)
-        for (uint32_t id = 1; id <= CHANNEL_PENDING_MAX; id++)
+        for (uint32_t id = 1; id <= JUDGE_ASKED_UID_MAX; id++)
             client_register(w, &fillers[i], id, "/thermo", NULL, false);
     assert_int_equal(fake_agent_waiting(), JUDGE_ASKED_UID_MAX);
     client_expect_refused(w, &fillers[1], 1, 429);
@@ -336,6 +357,8 @@ static void test_notifications_that_are_read(void **state)
         assert_int_equal(channel_notify(w->channel, &v), 0);
         client_expect(w, &server, CHANNEL_NOTIFY);
     }
+    for (unsigned i = 0; i < 4; i++) /* and what it has read does not count any more */
+        assert_int_equal(channel_notify(w->channel, &v), 0);
     client_close(&server);
 }
 
@@ -391,6 +414,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         T(test_connections_of_one_uid),
         T(test_connections_in_all),
+        T(test_connections_of_many),
         T(test_on_their_way_of_one_connection),
         T(test_on_their_way_of_one_uid),
         T(test_on_their_way_in_all),
