@@ -283,14 +283,10 @@ typedef struct child {
     size_t n_output, n_errors;
 } child;
 
-static void child_start(child *c, const char *const *args)
+static void child_exec(child *c, const char *const *argv)
 {
-    const char *argv[24] = {program, "--address", address, "--interfaces", interfaces};
     int out[2], err[2];
-    size_t n = 5;
 
-    while (*args)
-        argv[n++] = *args++;
     assert_int_equal(pipe(out), 0);
     assert_int_equal(pipe(err), 0);
     memset(c, 0, sizeof *c);
@@ -301,13 +297,23 @@ static void child_start(child *c, const char *const *args)
         dup2(err[1], 2);
         close(out[0]);
         close(err[0]);
-        execv(program, (char **)argv);
+        execvp(argv[0], (char **)argv);
         _exit(127);
     }
     close(out[1]);
     close(err[1]);
     c->out = out[0];
     c->err = err[0];
+}
+
+static void child_start(child *c, const char *const *args)
+{
+    const char *argv[24] = {program, "--address", address, "--interfaces", interfaces};
+    size_t n = 5;
+
+    while (*args)
+        argv[n++] = *args++;
+    child_exec(c, argv);
 }
 
 /* Reads until both ends are closed, or `wanted` stands in the output or errors. */
@@ -740,6 +746,48 @@ static void test_respond_sealed(void **state)
     assert_int_equal(child_end(&r), 0);
 }
 
+/* --- shell completion --- */
+
+static const char *completion;
+
+/* What bash would offer after `line`, one word a line. */
+static void expect_words(const char *line, const char *wanted)
+{
+    static child c;
+    static const char script[] =
+        "source \"$1\"; COMP_LINE=$2; COMP_POINT=${#2}; _h_ubus\n"
+        "[[ ${#COMPREPLY[@]} -eq 0 ]] || printf '%s\\n' \"${COMPREPLY[@]}\"";
+    _cleanup_(freep) char *whole = NULL;
+
+    assert_true(asprintf(&whole, "h-ubus --address %s %s", address, line) > 0);
+    child_exec(
+        &c, (const char *const[]){"bash", "--norc", "-c", script, "bash", completion, whole, NULL});
+    assert_int_equal(child_end(&c), 0);
+    if (!streq(c.output, wanted))
+        print_message("%s\n%s%s", line, c.output, c.errors);
+    assert_string_equal(c.errors, "");
+    assert_string_equal(c.output, wanted);
+}
+
+static void test_completion(void **state)
+{
+    _cleanup_(freep) char *folder = strdup(program), *path = NULL;
+
+    assert_true(asprintf(&path, "%s:%s", dirname(folder), getenv("PATH")) > 0);
+    assert_int_equal(setenv("PATH", path, true), 0);
+    expect_words("l", "list\nlisten\n");
+    expect_words("list --o", "--objects\n");
+    expect_words("call org.ex", "org.example.Test1\n");
+    expect_words("wait_for org.example.Test1 org.example.", "org.example.Test1\n");
+    expect_words("call org.example.Test1 org.example.Test1.A", "org.example.Test1.Add\n");
+    expect_words("get org.example.Test1 org.example.Test1.", "org.example.Test1.Level\n");
+    expect_words("get org.example.Test1 /", "/org/example/Test1\n/vault/one\n");
+    expect_words("call -t 3 org.example.Test1 /other ",
+                 "org.example.Other1.Only\norg.example.Other1.Hang\n");
+    expect_words("call org.example.Test1 org.example.Test1.Add ", "");
+    expect_words("call org.nothing.Here ", "");
+}
+
 int main(int argc, char *argv[])
 {
     const struct CMUnitTest tests[] = {
@@ -749,10 +797,12 @@ int main(int argc, char *argv[])
         cmocka_unit_test(test_signals),    cmocka_unit_test(test_wait_for),
         cmocka_unit_test(test_monitor),    cmocka_unit_test(test_monitor_secrets),
         cmocka_unit_test(test_respond),    cmocka_unit_test(test_respond_sealed),
+        cmocka_unit_test(test_completion),
     };
 
-    assert_true(argc == 3);
+    assert_true(argc == 4);
     program = argv[1];
     interfaces = dirname(argv[2]);
+    completion = argv[3];
     return cmocka_run_group_tests(tests, start, stop);
 }
