@@ -22,7 +22,7 @@ typedef struct endpoint_watch endpoint_watch;
 typedef hybus_frame_field endpoint_field; /* names in lower case */
 
 typedef struct endpoint_settings {
-    uint64_t deadline_usec;    /* of a request; default 30 s */
+    uint64_t deadline_usec;    /* of a request, from its last piece of body on; default 30 s */
     size_t requests_max;       /* open in all; default 4096, then 503 */
     size_t requests_peer_max;  /* open of one peer; default 256, then 429 */
     size_t responder_max;      /* open with one responder; default 1024, then 503 */

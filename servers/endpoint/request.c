@@ -546,6 +546,15 @@ int endpoint_request_new(endpoint_peer *p, const endpoint_request_info *i,
     return 0;
 }
 
+/* A body that keeps coming is not a responder that does not answer. */
+static void body_came(endpoint_request *r, size_t size)
+{
+    r->body_total += size;
+    if (!r->replied)
+        timer_start(&r->core->timers, TIMERS_REQUEST, &r->deadline,
+                    timer_now() + r->core->settings.deadline_usec);
+}
+
 int endpoint_request_body(endpoint_request *r, const void *data, size_t size, bool end)
 {
     if (r->state == REQUEST_DONE)
@@ -567,10 +576,10 @@ int endpoint_request_body(endpoint_request *r, const void *data, size_t size, bo
     if (r->bus) {
         int k = bus_body(r, data, size, end);
         if (k >= 0)
-            r->body_total += size;
+            body_came(r, size);
         return k;
     }
-    r->body_total += size;
+    body_came(r, size);
     if (request_hold_body(r, data, size, end) < 0)
         return -EAGAIN;
     link_pump(r);

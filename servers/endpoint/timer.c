@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include <time.h>
+#include "timer.h"
 
-#include "core.h"
+#include <time.h>
 
 #define TICK_USEC (100u * 1000u)
 

@@ -37,7 +37,7 @@ struct endpoint_request {
     sd_event_source *later;
     char *text;
     size_t text_size, sent, credit;
-    bool echo, stream, html;
+    bool echo, stream, html, pumping;
 };
 
 struct endpoint_watch {
@@ -187,6 +187,9 @@ static void pump(endpoint_request *r)
 {
     static char piece[32 * 1024];
 
+    if (r->pumping) /* credit from within a piece: the loop below sees it */
+        return;
+    r->pumping = true;
     memset(piece, 'x', sizeof(piece));
     while (r->sent < STREAM_SIZE && r->credit >= sizeof(piece)) {
         bool end = r->sent + sizeof(piece) == STREAM_SIZE;
@@ -197,6 +200,7 @@ static void pump(endpoint_request *r)
         if (end)
             return;
     }
+    r->pumping = false;
 }
 
 static int on_later(sd_event_source *s, void *userdata)
@@ -284,6 +288,8 @@ uint32_t endpoint_request_uid(const endpoint_request *r)
 
 void endpoint_request_free(endpoint_request *r)
 {
+    if (!r)
+        return;
     r->core->open--;
     sd_event_source_disable_unref(r->later);
     free(r->text);
@@ -293,14 +299,15 @@ void endpoint_request_free(endpoint_request *r)
 /* --- watches
  * -------------------------------------------------------------------------------------- */
 
-static void send_value(endpoint_watch *w)
+static void send_value(endpoint_watch *w, uint64_t received_usec)
 {
     char id[24], body[64];
     endpoint_value v = {.path = "/events",
                         .content_type = "text/plain",
                         .id = id,
                         .body = body,
-                        .sequence = w->core->sequence};
+                        .sequence = w->core->sequence,
+                        .received_usec = received_usec};
 
     snprintf(id, sizeof(id), "v%llu", (unsigned long long)w->core->sequence);
     v.size = (size_t)snprintf(body, sizeof(body), "value %s\nsecond line", id);
@@ -311,7 +318,7 @@ static void next_value(endpoint_core *c)
 {
     c->sequence++;
     for (endpoint_watch *w = c->watches; w; w = w->next)
-        send_value(w);
+        send_value(w, UINT64_MAX);
 }
 
 static int on_watch(sd_event_source *s, void *userdata)
@@ -319,7 +326,7 @@ static int on_watch(sd_event_source *s, void *userdata)
     endpoint_watch *w = userdata;
 
     w->ops->started(w, w->userdata);
-    send_value(w);
+    send_value(w, 0);
     return 0;
 }
 
@@ -341,8 +348,10 @@ int endpoint_watch_new(endpoint_peer *p, const char *path, const endpoint_watch_
 
 void endpoint_watch_free(endpoint_watch *w)
 {
-    endpoint_watch **at = &w->core->watches;
+    endpoint_watch **at = w ? &w->core->watches : NULL;
 
+    if (!w)
+        return;
     while (*at != w)
         at = &(*at)->next;
     *at = w->next;

@@ -1,0 +1,148 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "coap-bus.h"
+
+#include <hybus/log.h>
+
+#define OBJECT "/org/hybridos/Coap1"
+#define COAP_INTERFACE "org.hybridos.Coap1"
+
+struct CoapdBus {
+    Coapd *coapd;
+    hybus_object *own;
+    endpoint_server1 *server;
+    endpoint_claim *claim;
+};
+
+/* --- what every server tells --------------------------------------------------------------------
+ */
+
+static const char *protocol_of(const CoapdSession *s)
+{
+    switch (coap_session_get_proto(s->session)) {
+    case COAP_PROTO_DTLS:
+        return "coaps";
+    case COAP_PROTO_TCP:
+        return "coap+tcp";
+    case COAP_PROTO_TLS:
+        return "coaps+tcp";
+    default:
+        return "coap";
+    }
+}
+
+static void each_client(void *server, endpoint_client_each each, void *to)
+{
+    Coapd *d = server;
+
+    list_for_each(n, &d->sessions)
+    {
+        const CoapdSession *s = list_entry(n, CoapdSession, node);
+        const char *principal = s->peer ? endpoint_peer_principal(s->peer) : "";
+        endpoint_client client = {.id = s->id,
+                                  .protocol = protocol_of(s),
+                                  .peer = s->peer_name,
+                                  .principal = *principal ? principal : "anonymous",
+                                  .since_usec = s->since_usec,
+                                  .requests = s->requests};
+        each(&client, to);
+    }
+}
+
+static int kick(void *server, uint64_t id)
+{
+    Coapd *d = server;
+    CoapdSession *s = coapd_session_find(d, id);
+
+    if (!s)
+        return -ENOENT;
+    d->counters.kicked++;
+    coapd_session_end(s);
+    coap_session_disconnected(s->session, COAP_NACK_NOT_DELIVERABLE);
+    return 0;
+}
+
+static void each_listener(void *server, endpoint_listener_each each, void *to)
+{
+    const Coapd *d = server;
+
+    for (size_t i = 0; i < d->n_listeners; i++)
+        each(d->listeners[i].address, d->listeners[i].port, "udp", to);
+}
+
+static void each_counter(void *server, endpoint_counter_each each, void *to)
+{
+    coapd_statistics(server, each, to);
+}
+
+static const endpoint_server_ops server_ops = {
+    .clients = each_client, .kick = kick, .listeners = each_listener, .statistics = each_counter};
+
+/* --- our own ------------------------------------------------------------------------------------
+ */
+
+static int get_open(sd_bus *bus, const char *path, const char *interface, const char *property,
+                    sd_bus_message *reply, void *userdata, sd_bus_error *error)
+{
+    return sd_bus_message_append(reply, "b", coapd_listen_is_open(userdata));
+}
+
+static int get_observers(sd_bus *bus, const char *path, const char *interface, const char *property,
+                         sd_bus_message *reply, void *userdata, sd_bus_error *error)
+{
+    const Coapd *d = userdata;
+
+    return sd_bus_message_append(reply, "t", (uint64_t)d->n_observers);
+}
+
+static const sd_bus_vtable vtable[] = {
+    SD_BUS_VTABLE_START(0),
+    SD_BUS_PROPERTY("Open", "b", get_open, 0, SD_BUS_VTABLE_PROPERTY_EMITS_INVALIDATION),
+    SD_BUS_PROPERTY("Observers", "t", get_observers, 0, 0),
+    SD_BUS_VTABLE_END,
+};
+
+static void on_listeners_changed(Coapd *d, void *userdata)
+{
+    CoapdBus *b = userdata;
+
+    endpoint_server1_listeners_changed(b->server);
+    hybus_object_changed(b->own, "Open", NULL);
+}
+
+static void on_claimed(bool claimed, void *userdata)
+{
+    coapd_set_claimed(userdata, claimed);
+}
+
+int coapd_bus_publish(Coapd *d, sd_bus *bus, CoapdBus **ret)
+{
+    _cleanup_(coapd_bus_freep) CoapdBus *b = calloc(1, sizeof(*b));
+    int r;
+
+    if (!b)
+        return hybus_log_errno(LOG_ERR, -ENOMEM, "cannot publish the objects");
+    b->coapd = d;
+    r = endpoint_server1_publish(bus, OBJECT, &server_ops, d, &b->server);
+    if (r >= 0)
+        r = hybus_object_publish(bus, OBJECT, COAP_INTERFACE, vtable, d, &b->own);
+    if (r >= 0)
+        r = endpoint_claim_follow(bus, d->agent, on_claimed, d, &b->claim);
+    if (r < 0)
+        return r;
+    d->listeners_changed = on_listeners_changed;
+    d->listeners_userdata = b;
+    *ret = TAKE_PTR(b);
+    return 0;
+}
+
+void coapd_bus_free(CoapdBus *b)
+{
+    if (!b)
+        return;
+    if (b->coapd->listeners_userdata == b)
+        b->coapd->listeners_changed = NULL;
+    endpoint_claim_free(b->claim);
+    endpoint_server1_free(b->server);
+    hybus_object_free(b->own);
+    free(b);
+}

@@ -1,0 +1,709 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* One request with its answer, over all their blocks (RFC 7959). A request that comes in blocks is
+ * streamed to the responder as they come; an answer that goes in blocks is held as far as the
+ * client has not asked for it, and the responder is given credit as it does. A responder that takes
+ * its time makes the answer a separate one. */
+
+#include "coapd.h"
+
+#include <openssl/rand.h>
+
+#define CONTINUE ((coap_pdu_code_t)COAP_RESPONSE_CODE(231))
+#define INCOMPLETE ((coap_pdu_code_t)COAP_RESPONSE_CODE(408))
+#define TOO_LARGE ((coap_pdu_code_t)COAP_RESPONSE_CODE(413))
+#define UNAVAILABLE ((coap_pdu_code_t)COAP_RESPONSE_CODE(503))
+
+/* --- life ---------------------------------------------------------------------------------------
+ */
+
+static void on_acknowledge(endpoint_timer *t)
+{
+    CoapdExchange *x = list_entry(t, CoapdExchange, acknowledge);
+
+    if (x->waiting)
+        coapd_acknowledge(x->session, &x->message);
+}
+
+static void on_linger(endpoint_timer *t)
+{
+    CoapdExchange *x = list_entry(t, CoapdExchange, linger);
+
+    if (!x->waiting)
+        coapd_exchange_free(x);
+}
+
+static CoapdExchange *exchange_new(CoapdSession *s, uint64_t key)
+{
+    CoapdExchange *x = calloc(1, sizeof(*x));
+
+    if (!x)
+        return NULL;
+    x->session = s;
+    x->busy = 1;
+    x->key = key;
+    x->szx = 6;
+    x->answer = COAPD_ANSWER(0);
+    list_init(&x->acknowledge.node);
+    list_init(&x->linger.node);
+    x->acknowledge.fire = on_acknowledge;
+    x->linger.fire = on_linger;
+    list_append(&s->exchanges, &x->node);
+    s->n_exchanges++;
+    s->coapd->n_exchanges++;
+    coapd_session_hold(s);
+    return x;
+}
+
+/* The core may answer from within a call; whoever makes one stays in the exchange for its length.
+ */
+static void enter(CoapdExchange *x)
+{
+    x->busy++;
+}
+
+static bool leave(CoapdExchange *x)
+{
+    bool gone = x->gone;
+
+    if (--x->busy == 0 && gone)
+        free(x);
+    return gone;
+}
+
+void coapd_exchange_free(CoapdExchange *x)
+{
+    CoapdSession *s = x->session;
+
+    timer_stop(&x->acknowledge);
+    timer_stop(&x->linger);
+    if (x->observer)
+        coapd_observer_free(TAKE_PTR(x->observer));
+    endpoint_request_free(x->request);
+    s->coapd->held -= x->body_room;
+    free(x->body);
+    free(x->stuck);
+    list_remove(&x->node);
+    s->n_exchanges--;
+    s->coapd->n_exchanges--;
+    x->request = NULL;
+    x->stuck = NULL;
+    x->gone = true;
+    leave(x);
+    coapd_session_release(s);
+}
+
+static CoapdExchange *find(CoapdSession *s, uint64_t key)
+{
+    list_for_each(n, &s->exchanges)
+    {
+        CoapdExchange *x = list_entry(n, CoapdExchange, node);
+        if (x->key == key)
+            return x;
+    }
+    return NULL;
+}
+
+/* What lies here to be fetched in blocks was allowed under another policy; what is still open is
+ * judged by the core. */
+void coapd_exchanges_recheck(Coapd *d)
+{
+    list_for_each(n, &d->sessions)
+    {
+        CoapdSession *s = list_entry(n, CoapdSession, node);
+
+        coapd_session_hold(s);
+        for (list *m = s->exchanges.next, *next; m != &s->exchanges; m = next) {
+            CoapdExchange *x = list_entry(m, CoapdExchange, node);
+
+            next = m->next;
+            if (!x->waiting && x->ended)
+                coapd_exchange_free(x);
+        }
+        coapd_session_release(s);
+    }
+}
+
+/* --- the answer's way out -----------------------------------------------------------------------
+ */
+
+static int hold(CoapdExchange *x, const void *data, size_t size)
+{
+    Coapd *d = x->session->coapd;
+    size_t need = x->body_size + size;
+    uint8_t *bytes;
+
+    if (size == 0)
+        return 0;
+    if (need > x->body_room) {
+        size_t twice = MIN_OF(x->body_room * 2, (size_t)COAPD_WINDOW), room = MAX_OF(need, twice);
+
+        if (d->held - x->body_room + room > COAPD_HELD_BYTES)
+            return -ENOBUFS;
+        bytes = realloc(x->body, room);
+        if (!bytes)
+            return -ENOMEM;
+        d->held += room - x->body_room;
+        x->body = bytes;
+        x->body_room = room;
+    }
+    memcpy(x->body + x->body_size, data, size);
+    x->body_size = need;
+    return 0;
+}
+
+/* Blocks that the client has behind it make room for what follows. */
+static void drop_old(CoapdExchange *x)
+{
+    size_t keep_from = x->wanted > COAPD_HISTORY ? x->wanted - COAPD_HISTORY : 0;
+    size_t n;
+
+    if (x->ended || keep_from <= x->body_at)
+        return;
+    n = MIN_OF(keep_from - x->body_at, x->body_size);
+    memmove(x->body, x->body + n, x->body_size - n);
+    x->body_at += n;
+    x->body_size -= n;
+    if (x->request)
+        endpoint_request_consumed(x->request, n);
+}
+
+static bool has_etag(const CoapdExchange *x, const coapd_etag *e)
+{
+    for (size_t i = 0; i < x->n_etags; i++)
+        if (coapd_etag_equal(&x->etags[i], e))
+            return true;
+    return false;
+}
+
+/* Blocks need a tag, so that a client never puts two answers together. */
+static void make_etag(CoapdExchange *x)
+{
+    if (x->answer.etag.size > 0)
+        return;
+    if (x->ended && x->body_at == 0) {
+        coapd_etag_of_body(x->body, x->body_size, &x->answer.etag);
+    } else {
+        x->answer.etag.size = 8;
+        if (RAND_bytes(x->answer.etag.bytes, 8) != 1)
+            x->answer.etag.size = 0;
+    }
+}
+
+/* A validation: the client has it already. */
+static void answer_valid(coapd_answer *a)
+{
+    a->code = COAP_RESPONSE_CODE(203);
+    a->format = COAPD_FORMAT_NONE;
+    a->payload = NULL;
+    a->payload_size = 0;
+    a->block2.there = a->has_size2 = false;
+}
+
+static void fill_payload(CoapdExchange *x, coapd_answer *a, size_t size, bool whole)
+{
+    size_t left = x->body_at + x->body_size - x->wanted;
+    size_t most = coapd_block_size(x->szx);
+
+    a->payload = x->body + (x->wanted - x->body_at);
+    a->payload_size = whole ? left : MIN_OF(left, most);
+    if (whole)
+        return;
+    make_etag(x);
+    a->etag = x->answer.etag;
+    a->block2 = (coapd_block){.there = true,
+                              .more = !x->ended || left > most,
+                              .number = (uint32_t)(x->wanted / most),
+                              .szx = x->szx};
+    a->has_size2 = x->ended && x->wanted == 0;
+    a->size2 = (uint32_t)(x->body_at + x->body_size);
+}
+
+/* An error's document becomes text; CoAP's errors carry no more. */
+static void fill_error(CoapdExchange *x, coapd_answer *a, char *text, size_t room)
+{
+    a->format = COAPD_FORMAT_NONE;
+    a->payload = text;
+    a->payload_size = coapd_diagnostic(x->body, x->body_size, text, room);
+    if (a->code == TOO_LARGE) {
+        a->has_size1 = true;
+        a->size1 = (uint32_t)x->session->coapd->settings->body;
+    }
+}
+
+static void finish(CoapdExchange *x, coapd_answer *a)
+{
+    bool more = a->block2.there && a->block2.more;
+
+    timer_stop(&x->acknowledge);
+    x->waiting = false;
+    if (x->block1.there) {
+        a->block1 = x->block1;
+        a->block1.more = false;
+    }
+    if (x->observer)
+        coapd_observer_answer(TAKE_PTR(x->observer), a);
+    if (a->block2.there)
+        x->session->coapd->counters.blocks++;
+    (void)coapd_send_answer(x->session, &x->message, a);
+    if (!more && x->ended)
+        coapd_exchange_free(x);
+    else
+        timer_start(&x->session->coapd->timers, TIMERS_REQUEST, &x->linger,
+                    timer_now() + COAPD_LINGER_USEC);
+}
+
+static void finish_refused(CoapdExchange *x, coap_pdu_code_t code)
+{
+    coapd_answer a = COAPD_ANSWER(code);
+
+    x->ended = true;
+    finish(x, &a);
+}
+
+/* Whether there is enough to answer what was asked for. */
+static bool is_ready(const CoapdExchange *x, bool whole)
+{
+    size_t there = x->body_at + x->body_size;
+
+    if (x->ended)
+        return true;
+    if (COAP_RESPONSE_CLASS(x->answer.code) != 2)
+        return false;
+    return !whole && there > x->wanted + coapd_block_size(x->szx);
+}
+
+/* Sends what there is to send. The exchange may be gone afterwards. */
+static void progress(CoapdExchange *x)
+{
+    size_t there = x->body_at + x->body_size;
+    bool whole = !x->blockwise && there <= coapd_session_payload_room(x->session) &&
+                 (x->session->reliable || there <= COAPD_BLOCK_SIZE_MAX);
+    coapd_answer a = x->answer;
+    char text[256];
+
+    if (!x->waiting) {
+        if (x->ended && x->failed)
+            coapd_exchange_free(x);
+        return;
+    }
+    if (x->failed) {
+        finish_refused(x, x->replied ? COAP_RESPONSE_CODE(502) : UNAVAILABLE);
+        return;
+    }
+    if (!x->replied || !is_ready(x, whole) ||
+        (x->observer && coapd_observer_undecided(x->observer)))
+        return;
+    if (COAP_RESPONSE_CLASS(a.code) != 2) {
+        fill_error(x, &a, text, sizeof(text));
+    } else if (x->wanted > there || (x->wanted == there && x->wanted > 0)) {
+        a = COAPD_ANSWER(COAP_RESPONSE_CODE(400)); /* behind the end */
+    } else if (a.code == COAP_RESPONSE_CODE(203) ||
+               (a.etag.size > 0 && x->wanted == 0 && a.code == COAP_RESPONSE_CODE(205) &&
+                has_etag(x, &a.etag))) {
+        answer_valid(&a);
+    } else {
+        x->blockwise = x->blockwise || !whole;
+        fill_payload(x, &a, there, whole);
+    }
+    finish(x, &a);
+}
+
+void coapd_exchange_decided(CoapdSession *s, const CoapdObserver *o)
+{
+    list_for_each(n, &s->exchanges)
+    {
+        CoapdExchange *x = list_entry(n, CoapdExchange, node);
+
+        if (x->observer != o)
+            continue;
+        progress(x);
+        return;
+    }
+}
+
+/* The size of the answer, when it was not what the responder promised, shows as an abort. */
+static void on_reply(endpoint_request *r, unsigned status, const endpoint_field *headers, size_t n,
+                     const void *body, size_t size, bool end, void *userdata)
+{
+    CoapdExchange *x = userdata;
+
+    x->status = status;
+    x->replied = true;
+    x->uploading = false;
+    x->ended = end;
+    x->answer.code = coapd_code_of(status, x->method);
+    coapd_answer_fields(&x->answer, headers, n);
+    if (x->answer.code == COAP_RESPONSE_CODE(203) && x->answer.etag.size == 0 && x->n_etags == 1)
+        x->answer.etag = x->etags[0];
+    if (hold(x, body, size) < 0)
+        x->failed = x->ended = true;
+    if (x->request)
+        progress(x);
+}
+
+/* Credit may bring the next piece at once. */
+static void go_on(CoapdExchange *x)
+{
+    enter(x);
+    drop_old(x);
+    if (!leave(x))
+        progress(x);
+}
+
+static void on_data(endpoint_request *r, const void *data, size_t size, bool end, void *userdata)
+{
+    CoapdExchange *x = userdata;
+    bool error = COAP_RESPONSE_CLASS(x->answer.code) != 2;
+
+    if (error && x->body_size + size > COAPD_BLOCK_SIZE_MAX) /* of an error, a line is enough */
+        size = 0;
+    x->ended = end;
+    if (hold(x, data, size) < 0)
+        x->failed = x->ended = true;
+    go_on(x);
+}
+
+static void on_abort(endpoint_request *r, unsigned status, void *userdata)
+{
+    CoapdExchange *x = userdata;
+
+    x->failed = x->ended = true;
+    progress(x);
+}
+
+/* --- a request in blocks ------------------------------------------------------------------------
+ */
+
+static void answer_continue(CoapdExchange *x)
+{
+    coapd_answer a = COAPD_ANSWER(CONTINUE);
+
+    a.block1 = x->block1;
+    timer_stop(&x->acknowledge);
+    x->waiting = false;
+    x->session->coapd->counters.blocks++;
+    (void)coapd_send_answer(x->session, &x->message, &a);
+    timer_start(&x->session->coapd->timers, TIMERS_REQUEST, &x->linger,
+                timer_now() + COAPD_LINGER_USEC);
+}
+
+/* The block that waits goes on when the responder has room; that is what slows its client down. */
+static void on_taken(endpoint_request *r, size_t size, void *userdata)
+{
+    CoapdExchange *x = userdata;
+    bool end = !x->block1.more;
+    int k;
+
+    if (!x->stuck || !x->request)
+        return;
+    enter(x);
+    k = endpoint_request_body(x->request, x->stuck, x->stuck_size, end);
+    if (leave(x) || k < 0)
+        return;
+    x->uploaded += x->stuck_size;
+    free(TAKE_PTR(x->stuck));
+    if (end)
+        x->uploading = false;
+    else if (x->waiting)
+        answer_continue(x);
+}
+
+static const endpoint_reply_ops reply_ops = {
+    .reply = on_reply, .data = on_data, .abort = on_abort, .taken = on_taken};
+
+static int keep_stuck(CoapdExchange *x, const coapd_question *q)
+{
+    x->stuck = malloc(MAX_OF(q->payload_size, (size_t)1));
+    if (!x->stuck)
+        return -ENOMEM;
+    memcpy(x->stuck, q->payload, q->payload_size);
+    x->stuck_size = q->payload_size;
+    return 0;
+}
+
+static void next_upload(CoapdExchange *x, const coapd_question *q)
+{
+    const void *data = q->payload ? (const void *)q->payload : "";
+    int r;
+
+    enter(x);
+    r = endpoint_request_body(x->request, data, q->payload_size, !q->block1.more);
+    if (leave(x) || x->replied) /* answered by the core or the responder, just now */
+        return;
+    if (r == -EAGAIN && keep_stuck(x, q) == 0)
+        return;
+    if (r < 0) {
+        finish_refused(x, UNAVAILABLE);
+        return;
+    }
+    x->uploaded += q->payload_size;
+    if (q->block1.more)
+        answer_continue(x);
+    else
+        x->uploading = false;
+}
+
+/* --- asking the core ----------------------------------------------------------------------------
+ */
+
+static void add_field(endpoint_field *fields, size_t *n, const char *name, const char *value)
+{
+    if (value && *value)
+        fields[(*n)++] = (endpoint_field){name, strlen(name), value, strlen(value)};
+}
+
+static const char *etag_list(const coapd_etag *tags, size_t n, char *text, size_t room)
+{
+    size_t at = 0;
+
+    text[0] = 0;
+    for (size_t i = 0; i < n; i++) {
+        char one[11];
+
+        if (coapd_etag_text(&tags[i], one) && at + strlen(one) + 3 < room)
+            at += (size_t)snprintf(text + at, room - at, "%s%s", at ? ", " : "", one);
+    }
+    return text;
+}
+
+static void ask_core(CoapdExchange *x, const coapd_question *q)
+{
+    char matches[64], tags[64];
+    endpoint_field fields[COAPD_FIELDS_MAX];
+    endpoint_request_info info = {.method = q->method,
+                                  .path = q->path,
+                                  .query = q->query,
+                                  .headers = fields,
+                                  .body = q->payload,
+                                  .body_size = q->payload_size,
+                                  .body_end = !q->block1.there || !q->block1.more};
+    endpoint_request *request;
+
+    add_field(fields, &info.n_headers, "host", q->host[0] ? q->host : x->session->local_name);
+    add_field(fields, &info.n_headers, "accept", coapd_format_name(q->accept));
+    add_field(fields, &info.n_headers, "content-type", coapd_format_name(q->format));
+    add_field(fields, &info.n_headers, "if-match",
+              etag_list(q->if_match, q->n_if_match, matches, sizeof(matches)));
+    add_field(fields, &info.n_headers, "if-none-match",
+              q->if_none_match ? "*" : etag_list(q->etags, q->n_etags, tags, sizeof(tags)));
+    x->uploading = !info.body_end;
+    x->uploaded = q->payload_size;
+    if (endpoint_request_new(x->session->peer, &info, &reply_ops, x, &request) < 0) {
+        finish_refused(x, UNAVAILABLE);
+        return;
+    }
+    x->request = request;
+    if (x->replied)
+        progress(x);
+    else if (x->uploading)
+        answer_continue(x);
+}
+
+/* What the client asks for cannot be asked in HTTP's words, or is too much. */
+static coap_pdu_code_t judge(CoapdSession *s, const coapd_question *q)
+{
+    const Coapd *d = s->coapd;
+    char text[11];
+
+    if (q->accept != COAPD_FORMAT_NONE && !coapd_format_name(q->accept))
+        return COAP_RESPONSE_CODE(406);
+    if (q->format != COAPD_FORMAT_NONE && !coapd_format_name(q->format))
+        return COAP_RESPONSE_CODE(415);
+    for (size_t i = 0; i < q->n_if_match; i++)
+        if (q->if_match[i].size > 0 && !coapd_etag_text(&q->if_match[i], text))
+            return COAP_RESPONSE_CODE(412); /* none of a responder's that we could have told */
+    if (q->block1.there && q->block1.more &&
+        (q->payload_size == 0 || q->payload_size % coapd_block_size(q->block1.szx) != 0 ||
+         (q->block1.szx < 7 && q->payload_size != coapd_block_size(q->block1.szx))))
+        return COAP_RESPONSE_CODE(400);
+    if ((q->size1 != UINT64_MAX && q->size1 > d->settings->body) ||
+        q->payload_size > d->settings->body)
+        return TOO_LARGE;
+    if (s->n_exchanges >= d->settings->requests_session)
+        return COAP_RESPONSE_CODE(429);
+    return d->draining || d->n_exchanges >= d->settings->requests ? UNAVAILABLE : 0;
+}
+
+static void refuse(CoapdSession *s, coapd_message *m, coap_pdu_code_t code)
+{
+    coapd_answer a = COAPD_ANSWER(code);
+
+    if (code == TOO_LARGE) {
+        a.has_size1 = true;
+        a.size1 = (uint32_t)s->coapd->settings->body;
+    }
+    if (code == COAP_RESPONSE_CODE(429) || code == UNAVAILABLE) {
+        s->coapd->counters.limited++;
+        a.has_max_age = true;
+        a.max_age = 1;
+    }
+    (void)coapd_send_answer(s, m, &a);
+}
+
+static void take_question(CoapdExchange *x, const coapd_message *m, const coapd_question *q)
+{
+    Coapd *d = x->session->coapd;
+
+    x->message = *m;
+    x->waiting = true;
+    x->method = q->method;
+    x->block1 = q->block1;
+    if (q->block2.there) {
+        x->szx = MIN_OF(q->block2.szx, (uint8_t)6);
+        x->wanted = (size_t)q->block2.number * coapd_block_size(q->block2.szx);
+        x->blockwise = true;
+    }
+    x->n_etags = q->n_etags;
+    memcpy(x->etags, q->etags, sizeof(x->etags));
+    timer_stop(&x->linger);
+    if (!x->session->reliable)
+        timer_start(&d->timers, TIMERS_SHORT, &x->acknowledge,
+                    timer_now() + d->settings->acknowledge);
+}
+
+static void begin(CoapdSession *s, coapd_message *m, const coapd_question *q)
+{
+    CoapdExchange *old = find(s, q->key), *x;
+    coap_pdu_code_t refused;
+
+    /* Asked anew. Two messages that ask the same at the same time are answered both. */
+    if (old && !old->waiting)
+        coapd_exchange_free(old);
+    refused = judge(s, q);
+    x = refused ? NULL : exchange_new(s, q->key);
+    if (!x) {
+        refuse(s, m, refused ? refused : UNAVAILABLE);
+        return;
+    }
+    take_question(x, m, q);
+    if (q->observe == 0 && streq(q->method, "GET"))
+        x->observer = coapd_observer_new(x, q);
+    ask_core(x, q);
+}
+
+static void continue_upload(CoapdSession *s, coapd_message *m, const coapd_question *q)
+{
+    CoapdExchange *x = find(s, q->key);
+    size_t at = (size_t)q->block1.number * coapd_block_size(q->block1.szx);
+
+    if (x && (x->waiting || x->stuck)) {
+        coapd_refuse(s, m, INCOMPLETE, "one block at a time");
+        return;
+    }
+    if (x && x->replied && !x->uploading) { /* the responder has said what it thinks */
+        take_question(x, m, q);
+        progress(x);
+        return;
+    }
+    if (!x || !x->uploading || at != x->uploaded || judge(s, q) == COAP_RESPONSE_CODE(400)) {
+        if (x)
+            coapd_exchange_free(x);
+        coapd_refuse(s, m, INCOMPLETE, "");
+        return;
+    }
+    take_question(x, m, q);
+    next_upload(x, q);
+}
+
+static void continue_download(CoapdSession *s, coapd_message *m, const coapd_question *q)
+{
+    CoapdExchange *x = find(s, q->key);
+    size_t at = (size_t)q->block2.number * coapd_block_size(q->block2.szx);
+
+    if (x && !x->waiting && x->replied && at >= x->body_at) {
+        take_question(x, m, q);
+        go_on(x);
+    } else if (q->safe) {
+        begin(s, m, q); /* from somewhere in the middle: what is before it is passed over */
+    } else {
+        coapd_refuse(s, m, INCOMPLETE, "");
+    }
+}
+
+static void serve(CoapdSession *s, coapd_message *m, const coapd_question *q)
+{
+    coap_pdu_code_t refused = coapd_session_admit(s);
+
+    if (refused)
+        refuse(s, m, refused);
+    else if (q->block1.there && q->block1.number > 0)
+        continue_upload(s, m, q);
+    else if (q->block2.there && q->block2.number > 0)
+        continue_download(s, m, q);
+    else
+        begin(s, m, q);
+}
+
+/* --- the door -----------------------------------------------------------------------------------
+ */
+
+static void take_message(const coap_pdu_t *request, coapd_message *m)
+{
+    coap_bin_const_t token = coap_pdu_get_token(request);
+
+    *m = (coapd_message){.mid = coap_pdu_get_mid(request),
+                         .confirmable = coap_pdu_get_type(request) == COAP_MESSAGE_CON,
+                         .token_size = (uint8_t)MIN_OF(token.length, (size_t)8)};
+    if (m->token_size > 0)
+        memcpy(m->token, token.s, m->token_size);
+}
+
+void coapd_on_request(coap_resource_t *resource, coap_session_t *session, const coap_pdu_t *request,
+                      const coap_string_t *query, coap_pdu_t *response)
+{
+    Coapd *d = coap_get_app_data(coap_session_get_context(session));
+    CoapdSession *s = coapd_session_get(d, session);
+    coap_pdu_code_t refused;
+    coapd_question q;
+    coapd_message m;
+
+    /* An empty message that is not confirmable is dropped: we answer by ourselves, now or later. */
+    coap_pdu_set_type(response, COAP_MESSAGE_NON);
+    if (!s || coap_is_mcast(coap_session_get_addr_local(session)))
+        return;
+    take_message(request, &m);
+    if (coapd_record_again(s, &m))
+        return;
+    s->requests++;
+    d->counters.requests++;
+    refused = coapd_question_parse(request, s->reliable, &q);
+    m.no_response = q.no_response;
+    m.idempotent = q.idempotent;
+    coapd_record_new(s, &m);
+    coapd_session_hold(s);
+    if (q.observe >= 0)
+        coapd_observer_cancel(s, &m);
+    if (refused) {
+        d->counters.malformed++;
+        refuse(s, &m, refused);
+    } else {
+        serve(s, &m, &q);
+    }
+    coapd_session_release(s);
+}
+
+int coapd_exchange_of_value(CoapdSession *s, uint64_t key, const void *body, size_t size,
+                            uint8_t szx, coapd_answer *a)
+{
+    CoapdExchange *x = find(s, key);
+
+    if (x && x->waiting)
+        return -EBUSY;
+    if (x)
+        coapd_exchange_free(x);
+    x = exchange_new(s, key);
+    if (!x)
+        return -ENOMEM;
+    if (hold(x, body, size) < 0) {
+        coapd_exchange_free(x);
+        return -ENOBUFS;
+    }
+    x->method = "GET";
+    x->replied = x->ended = x->blockwise = true;
+    x->szx = szx;
+    x->answer = *a;
+    x->answer.has_observe = false;
+    fill_payload(x, a, size, false);
+    timer_start(&s->coapd->timers, TIMERS_REQUEST, &x->linger, timer_now() + COAPD_LINGER_USEC);
+    return 0;
+}

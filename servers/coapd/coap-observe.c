@@ -1,0 +1,383 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Observers (RFC 7641). The registration is answered by the responder itself; from then on each
+ * value that the core tells goes out, the newest one only: while a confirmable notification is on
+ * its way, or within a round trip of the last, values replace each other here. Some are
+ * confirmable, so that a client that has gone is found. A value is kept once for all who observe
+ * it. */
+
+#include "coapd.h"
+
+#define FAST_USEC (3u * 1000000u)    /* between two when the round trip is not known (4.5.1) */
+#define UNCONFIRMED_MAX 4u           /* then one that asks for an acknowledgement */
+#define BLIND_USEC (100u * 1000000u) /* between two of these when we cannot see what comes back */
+#define OVERDUE_USEC                                                                               \
+    (110u * 1000000u) /* the library has given up by then, whatever the clock did */
+
+typedef struct coapd_value {
+    unsigned refs;
+    uint64_t sequence;
+    uint32_t number; /* of the Observe option */
+    bool gone, has_max_age;
+    uint32_t max_age;
+    uint32_t format;
+    size_t size;
+    char *path;
+    uint8_t body[];
+} coapd_value;
+
+struct CoapdObserver {
+    list node; /* of the session: first */
+    CoapdSession *session;
+    endpoint_watch *watch;
+    endpoint_timer later;
+    coapd_message message; /* its token */
+    uint64_t key;
+    uint32_t accept;
+    uint8_t szx;
+    bool started, registered, ended;
+    unsigned status;    /* how it ended */
+    coapd_value *value; /* not sent yet */
+    bool outstanding;   /* a confirmable one is on its way */
+    coap_mid_t mid;     /* of the last one */
+    unsigned unconfirmed;
+    uint64_t asked_usec, sent_usec, confirm_usec, round_trip_usec;
+};
+
+/* --- values -------------------------------------------------------------------------------------
+ */
+
+static void value_unref(coapd_value *v)
+{
+    if (!v || --v->refs > 0)
+        return;
+    free(v->path);
+    free(v);
+}
+
+/* All observers of a path are told in a row: the first one makes the copy. */
+static coapd_value *value_get(Coapd *d, const endpoint_value *of)
+{
+    coapd_value *v = d->last_value;
+
+    if (v && v->sequence == of->sequence && streq(v->path, of->path)) {
+        v->refs++;
+        return v;
+    }
+    v = calloc(1, sizeof(*v) + of->size);
+    if (!v || !(v->path = strdup(of->path))) {
+        free(v);
+        return NULL;
+    }
+    v->refs = 2;
+    v->sequence = of->sequence;
+    v->number = ++d->observe_sequence & 0xffffffu;
+    v->gone = of->gone;
+    v->has_max_age = of->max_age_usec > 0;
+    v->max_age = (uint32_t)MIN_OF(of->max_age_usec / 1000000u, (uint64_t)UINT32_MAX);
+    v->format = coapd_format_of(of->content_type, strlen(of->content_type));
+    v->size = of->size;
+    if (of->size > 0)
+        memcpy(v->body, of->body, of->size);
+    value_unref(d->last_value);
+    d->last_value = v;
+    return v;
+}
+
+/* --- sending ------------------------------------------------------------------------------------
+ */
+
+static bool can_see(const CoapdObserver *o)
+{
+    return coap_session_get_proto(o->session->session) == COAP_PROTO_UDP;
+}
+
+static bool must_confirm(const CoapdObserver *o, uint64_t now)
+{
+    uint64_t since = now - o->confirm_usec;
+
+    if (o->session->reliable)
+        return false;
+    if (!can_see(o))
+        return o->confirm_usec == 0 || since > BLIND_USEC;
+    return o->confirm_usec == 0 || o->unconfirmed >= UNCONFIRMED_MAX ||
+           since > o->session->coapd->settings->confirm;
+}
+
+static coap_mid_t push(CoapdObserver *o, coapd_answer *a, bool confirm)
+{
+    Coapd *d = o->session->coapd;
+    uint64_t now = timer_now();
+
+    o->message.confirmable = confirm;
+    o->message.mid = coap_new_message_id(o->session->session);
+    o->mid = o->message.mid;
+    o->sent_usec = now;
+    d->counters.notifications++;
+    if (confirm) {
+        d->counters.notifications_confirmable++;
+        o->confirm_usec = now;
+        o->unconfirmed = 0;
+        o->outstanding = can_see(o);
+    } else {
+        o->unconfirmed++;
+    }
+    return coapd_push(o->session, &o->message, a);
+}
+
+/* The end of an observation is an answer like any other, without the option. */
+static void push_end(CoapdObserver *o, coap_pdu_code_t code)
+{
+    coapd_answer a = COAPD_ANSWER(code);
+
+    (void)push(o, &a, !o->session->reliable);
+    coapd_observer_free(o);
+}
+
+static bool fits(const CoapdObserver *o, const coapd_value *v)
+{
+    return v->size <= coapd_session_payload_room(o->session) &&
+           (o->session->reliable || v->size <= coapd_block_size(o->szx));
+}
+
+static void push_value(CoapdObserver *o)
+{
+    coapd_value *v = TAKE_PTR(o->value);
+    coapd_answer a = COAPD_ANSWER(COAP_RESPONSE_CODE(205));
+    bool negotiable = o->accept == COAPD_FORMAT_NONE || o->accept == v->format;
+
+    if (v->gone || !negotiable) {
+        push_end(o, v->gone ? COAP_RESPONSE_CODE(404) : COAP_RESPONSE_CODE(406));
+        value_unref(v);
+        return;
+    }
+    a.format = v->format;
+    a.has_observe = true;
+    a.observe = v->number;
+    a.has_max_age = v->has_max_age;
+    a.max_age = v->max_age;
+    a.payload = v->body;
+    a.payload_size = v->size;
+    if (fits(o, v) ||
+        coapd_exchange_of_value(o->session, o->key, v->body, v->size, o->szx, &a) == 0) {
+        (void)push(o, &a, must_confirm(o, timer_now()));
+        value_unref(v);
+    } else {
+        o->value = v; /* its client fetches the one before; the next one comes */
+    }
+}
+
+static uint64_t pause_of(const CoapdObserver *o)
+{
+    if (o->session->reliable)
+        return 0;
+    return o->round_trip_usec ? o->round_trip_usec : FAST_USEC;
+}
+
+/* Sends the newest value if it is time, and otherwise when it is. The observer may be gone
+ * afterwards. */
+static void flush(CoapdObserver *o)
+{
+    uint64_t now = timer_now(), next = o->sent_usec + pause_of(o);
+
+    if (!o->registered || o->outstanding)
+        return;
+    if (o->ended) {
+        push_end(o, coapd_code_of(o->status, "GET"));
+        return;
+    }
+    if (!o->value)
+        return;
+    if (o->sent_usec > 0 && now < next && !o->value->gone)
+        timer_start(&o->session->coapd->timers, TIMERS_SHORT, &o->later, next);
+    else
+        push_value(o);
+}
+
+static void on_later(endpoint_timer *t)
+{
+    CoapdObserver *o = list_entry(t, CoapdObserver, later);
+
+    if (o->outstanding && timer_now() - o->confirm_usec >= OVERDUE_USEC) {
+        o->session->coapd->counters.observers_lost++;
+        coapd_observer_free(o);
+    } else {
+        flush(o);
+    }
+}
+
+/* --- what the core tells ------------------------------------------------------------------------
+ */
+
+static void on_started(endpoint_watch *w, void *userdata)
+{
+    CoapdObserver *o = userdata;
+
+    o->started = true;
+    if (!o->registered)
+        coapd_exchange_decided(o->session, o); /* the observer may be gone */
+}
+
+static void on_value(endpoint_watch *w, const endpoint_value *v, void *userdata)
+{
+    CoapdObserver *o = userdata;
+
+    /* The answer to the registration is newer than what was known when it was asked for. */
+    if (!v->gone && v->received_usec < o->asked_usec)
+        return;
+    value_unref(o->value);
+    o->value = value_get(o->session->coapd, v);
+    flush(o);
+}
+
+static void on_ended(endpoint_watch *w, unsigned status, const char *detail, void *userdata)
+{
+    CoapdObserver *o = userdata;
+
+    o->ended = true;
+    o->started = false;
+    o->status = status;
+    o->outstanding = false; /* what is on its way has been overtaken */
+    if (o->registered)
+        flush(o);
+    else
+        coapd_exchange_decided(o->session, o);
+}
+
+bool coapd_observer_undecided(const CoapdObserver *o)
+{
+    return !o->started && !o->ended;
+}
+
+/* --- registration -------------------------------------------------------------------------------
+ */
+
+static CoapdObserver *find(CoapdSession *s, const coapd_message *m)
+{
+    list_for_each(n, &s->observers)
+    {
+        CoapdObserver *o = list_entry(n, CoapdObserver, node);
+        if (o->message.token_size == m->token_size &&
+            memcmp(o->message.token, m->token, m->token_size) == 0)
+            return o;
+    }
+    return NULL;
+}
+
+CoapdObserver *coapd_observer_new(CoapdExchange *x, const coapd_question *q)
+{
+    static const endpoint_watch_ops ops = {
+        .started = on_started, .value = on_value, .ended = on_ended};
+    CoapdSession *s = x->session;
+    CoapdObserver *o;
+
+    if (s->n_observers >= s->coapd->settings->observers_session || !(o = calloc(1, sizeof(*o))))
+        return NULL;
+    o->session = s;
+    o->message = x->message;
+    o->message.no_response = 0;
+    o->key = q->key;
+    o->accept = q->accept;
+    o->szx = q->block2.there ? MIN_OF(q->block2.szx, (uint8_t)6) : 6;
+    o->mid = COAP_INVALID_MID;
+    o->asked_usec = timer_now();
+    o->later.fire = on_later;
+    list_init(&o->later.node);
+    list_append(&s->observers, &o->node);
+    s->n_observers++;
+    s->coapd->n_observers++;
+    coapd_session_hold(s);
+    if (endpoint_watch_new(s->peer, q->path, &ops, o, &o->watch) < 0) {
+        coapd_observer_free(o);
+        return NULL;
+    }
+    return o;
+}
+
+void coapd_observer_free(CoapdObserver *o)
+{
+    CoapdSession *s = o->session;
+
+    list_for_each(n, &s->exchanges)
+    {
+        CoapdExchange *x = list_entry(n, CoapdExchange, node);
+        if (x->observer == o)
+            x->observer = NULL;
+    }
+    timer_stop(&o->later);
+    endpoint_watch_free(o->watch);
+    value_unref(o->value);
+    list_remove(&o->node);
+    s->n_observers--;
+    s->coapd->n_observers--;
+    if (s->coapd->n_observers == 0) {
+        value_unref(s->coapd->last_value);
+        s->coapd->last_value = NULL;
+    }
+    free(o);
+    coapd_session_release(s);
+}
+
+void coapd_observer_answer(CoapdObserver *o, coapd_answer *a)
+{
+    Coapd *d = o->session->coapd;
+    bool good = a->code == COAP_RESPONSE_CODE(205) || a->code == COAP_RESPONSE_CODE(203);
+
+    if (!good || !o->started) {
+        coapd_observer_free(o);
+        return;
+    }
+    a->has_observe = true;
+    a->observe = ++d->observe_sequence & 0xffffffu;
+    o->registered = true;
+    d->counters.observers++;
+    if (o->value) /* has come meanwhile: said right after this answer */
+        timer_start(&d->timers, TIMERS_SHORT, &o->later, timer_now());
+}
+
+void coapd_observer_cancel(CoapdSession *s, const coapd_message *m)
+{
+    CoapdObserver *o = find(s, m);
+
+    if (o)
+        coapd_observer_free(o);
+}
+
+/* --- what the client says to it -----------------------------------------------------------------
+ */
+
+static CoapdObserver *find_sent(CoapdSession *s, coap_mid_t mid)
+{
+    list_for_each(n, &s->observers)
+    {
+        CoapdObserver *o = list_entry(n, CoapdObserver, node);
+        if (o->mid == mid)
+            return o;
+    }
+    return NULL;
+}
+
+void coapd_observer_acknowledged(CoapdSession *s, coap_mid_t mid)
+{
+    CoapdObserver *o = find_sent(s, mid);
+    uint64_t took;
+
+    if (!o || !o->outstanding)
+        return;
+    o->outstanding = false;
+    took = MAX_OF(timer_now() - o->confirm_usec, (uint64_t)1);
+    o->round_trip_usec = o->round_trip_usec ? (7 * o->round_trip_usec + took) / 8 : took;
+    flush(o);
+}
+
+void coapd_observer_lost(CoapdSession *s, coap_mid_t mid, bool rejected)
+{
+    CoapdObserver *o = find_sent(s, mid);
+
+    if (!o)
+        return;
+    if (rejected)
+        s->coapd->counters.observers_rejected++;
+    else
+        s->coapd->counters.observers_lost++;
+    coapd_observer_free(o);
+}

@@ -1,0 +1,202 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* One remote address and port, and whom it stands for. The library bounds sessions that are idle
+ * and forgets the oldest; those in use are held, and bounded by what they do. */
+
+#include "coapd.h"
+
+#include <time.h>
+
+#define OVERHEAD 128u /* bytes of a message that are not payload: header, token, options */
+
+uint32_t coapd_address_hash(const struct sockaddr *sa)
+{
+    const endpoint_address *a = (const endpoint_address *)sa;
+    unsigned char key[18] = {};
+    uint32_t h = 2166136261u;
+
+    if (sa->sa_family == AF_INET) {
+        key[10] = key[11] = 0xff; /* as it looks on an IPv6 socket */
+        memcpy(key + 12, &a->in.sin_addr, 4);
+    } else {
+        memcpy(key, &a->in6.sin6_addr, 16);
+    }
+    memcpy(key + 16, sa->sa_family == AF_INET ? &a->in.sin_port : &a->in6.sin6_port, 2);
+    for (size_t i = 0; i < sizeof(key); i++)
+        h = (h ^ key[i]) * 16777619u;
+    return h % COAPD_SESSION_BUCKETS;
+}
+
+static const struct sockaddr *remote_of(const CoapdSession *s)
+{
+    return &coap_session_get_addr_remote(s->session)->addr.sa;
+}
+
+void coapd_session_each_of(Coapd *d, const struct sockaddr *remote,
+                           void (*f)(CoapdSession *s, void *userdata), void *userdata)
+{
+    for (CoapdSession *s = d->buckets[coapd_address_hash(remote)], *next; s; s = next) {
+        next = s->next;
+        if (endpoint_address_equal((const endpoint_address *)remote_of(s),
+                                   (const endpoint_address *)remote))
+            f(s, userdata);
+    }
+}
+
+static void link_session(Coapd *d, CoapdSession *s)
+{
+    CoapdSession **bucket = &d->buckets[coapd_address_hash(remote_of(s))];
+
+    s->next = *bucket;
+    *bucket = s;
+    list_append(&d->sessions, &s->node);
+    d->n_sessions++;
+    d->counters.sessions++;
+}
+
+static uint64_t wall_clock(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_REALTIME, &t);
+    return (uint64_t)t.tv_sec * 1000000u + (uint64_t)t.tv_nsec / 1000u;
+}
+
+CoapdSession *coapd_session_get(Coapd *d, coap_session_t *session)
+{
+    CoapdSession *s = coap_session_get_app_data(session);
+
+    if (s)
+        return s;
+    s = calloc(1, sizeof(*s));
+    if (!s)
+        return NULL;
+    s->coapd = d;
+    s->session = session;
+    s->id = ++d->next_id;
+    s->since_usec = wall_clock();
+    s->reliable = COAP_PROTO_RELIABLE(coap_session_get_proto(session));
+    list_init(&s->exchanges);
+    list_init(&s->observers);
+    list_init(&s->records);
+    endpoint_address_format(remote_of(s), s->peer_name);
+    endpoint_address_format_host(&coap_session_get_addr_local(session)->addr.sa, s->local_name);
+    link_session(d, s);
+    coap_session_set_app_data(session, s);
+    return s;
+}
+
+void coapd_session_hold(CoapdSession *s)
+{
+    if (s->holds++ == 0)
+        coap_session_reference(s->session);
+}
+
+void coapd_session_release(CoapdSession *s)
+{
+    if (--s->holds == 0)
+        coap_session_release(s->session);
+}
+
+void coapd_session_end(CoapdSession *s)
+{
+    coapd_session_hold(s);
+    while (!list_empty(&s->observers))
+        coapd_observer_free((CoapdObserver *)s->observers.next);
+    while (!list_empty(&s->exchanges))
+        coapd_exchange_free(list_entry(s->exchanges.next, CoapdExchange, node));
+    coapd_records_free(s);
+    if (s->peer)
+        endpoint_peer_free(TAKE_PTR(s->peer));
+    coapd_session_release(s);
+}
+
+void coapd_session_forget(CoapdSession *s)
+{
+    Coapd *d = s->coapd;
+    CoapdSession **at = &d->buckets[coapd_address_hash(remote_of(s))];
+
+    coapd_session_end(s);
+    for (; *at != s; at = &(*at)->next)
+        ;
+    *at = s->next;
+    list_remove(&s->node);
+    d->n_sessions--;
+    coap_session_set_app_data(s->session, NULL);
+    free(s);
+}
+
+CoapdSession *coapd_session_find(Coapd *d, uint64_t id)
+{
+    list_for_each(n, &d->sessions)
+    {
+        CoapdSession *s = list_entry(n, CoapdSession, node);
+        if (s->id == id)
+            return s;
+    }
+    return NULL;
+}
+
+size_t coapd_session_payload_room(const CoapdSession *s)
+{
+    size_t most = coap_session_max_pdu_size(s->session);
+
+    return most > OVERHEAD ? most - OVERHEAD : 0;
+}
+
+/* --- the principal ------------------------------------------------------------------------------
+ */
+
+static coap_pdu_code_t code_of(int error)
+{
+    return error == -EKEYREJECTED ? COAP_RESPONSE_CODE(401)
+           : error == -EACCES     ? COAP_RESPONSE_CODE(403)
+           : error == -EAGAIN     ? COAP_RESPONSE_CODE(429)
+                                  : COAP_RESPONSE_CODE(503);
+}
+
+/* Who waits for the check is refused by it; the next request is a new attempt. */
+static void on_checked(endpoint_peer *peer, int error, uint64_t retry_usec, void *userdata)
+{
+    CoapdSession *s = userdata;
+
+    if (error == 0)
+        return;
+    coapd_session_hold(s);
+    list_for_each(n, &s->exchanges)
+    {
+        CoapdExchange *x = list_entry(n, CoapdExchange, node);
+
+        if (!x->waiting)
+            continue;
+        x->waiting = false;
+        x->failed = true; /* what the core says of it now is nobody's concern */
+        coapd_refuse(s, &x->message, code_of(error), "");
+    }
+    s->dead = true; /* its peer cannot go from within its own check */
+    coapd_session_release(s);
+}
+
+static void on_revoked(endpoint_peer *peer, void *userdata)
+{
+    CoapdSession *s = userdata;
+
+    s->dead = true;
+    coapd_session_end(s);
+}
+
+coap_pdu_code_t coapd_session_admit(CoapdSession *s)
+{
+    static const endpoint_peer_ops ops = {.checked = on_checked, .revoked = on_revoked};
+    hybus_connection connection = {
+        .protocol = "coap", .peer = s->peer_name, .local = s->local_name};
+
+    if (s->dead) {
+        coapd_session_end(s);
+        s->dead = false;
+    }
+    if (s->peer)
+        return 0;
+    if (endpoint_peer_new(s->coapd->core, &connection, &ops, s, &s->peer) < 0)
+        return COAP_RESPONSE_CODE(503);
+    return 0;
+}

@@ -1,0 +1,255 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The server as a whole: settings, the library's context, and its place in the loop. The library's
+ * epoll descriptor, which has its timer in it, stands in sd-event. */
+
+#include "coapd.h"
+
+#include <hybus/log.h>
+#include <sys/epoll.h>
+
+#define SETTING(section, key, type, field, value, ...)                                             \
+    {                                                                                              \
+        section, key, HYBUS_SETTING_##type, offsetof(coapd_settings, field), value, __VA_ARGS__    \
+    }
+
+const hybus_setting coapd_setting_table[] = {
+    SETTING("listen", "Udp", STRINGS, udp, "5683", 0, 0),
+    SETTING("listen", "Scope", STRING, scope, "claimed", 0, 0),
+    SETTING("limits", "Sessions", UINT, sessions, "1024", 8, 65536),
+    SETTING("limits", "Requests", UINT, requests, "1024", 8, 65536),
+    SETTING("limits", "RequestsPerSession", UINT, requests_session, "16", 1, 1024),
+    SETTING("limits", "ObserversPerSession", UINT, observers_session, "16", 1, 1024),
+    SETTING("limits", "Body", BYTES, body, "1M", 1024, 31u << 20),
+    SETTING("timeouts", "Deadline", SECONDS, deadline, "30s", 100000, 3600000000u),
+    SETTING("timeouts", "Acknowledge", SECONDS, acknowledge, "500ms", 100000, 1900000),
+    SETTING("timeouts", "Idle", SECONDS, idle, "300s", 10000000, 86400000000u),
+    SETTING("observe", "Confirm", SECONDS, confirm, "60s", 1000000, 86400000000u),
+    {},
+};
+
+void coapd_settings_to_core(const coapd_settings *s, endpoint_settings *ret)
+{
+    *ret = (endpoint_settings){.deadline_usec = s->deadline,
+                               .body_max = s->body,
+                               .requests_max = s->requests,
+                               .requests_peer_max = s->requests_session,
+                               .watches_max = s->sessions,
+                               .watches_peer_max = s->observers_session};
+}
+
+/* --- what the library tells ---------------------------------------------------------------------
+ */
+
+static int on_event(coap_session_t *session, const coap_event_t event)
+{
+    CoapdSession *s = coap_session_get_app_data(session);
+
+    if (!s)
+        return 0;
+    switch (event) {
+    case COAP_EVENT_SERVER_SESSION_DEL:
+        coapd_session_forget(s);
+        break;
+    case COAP_EVENT_DTLS_CLOSED:
+    case COAP_EVENT_DTLS_ERROR:
+    case COAP_EVENT_TCP_CLOSED:
+    case COAP_EVENT_TCP_FAILED:
+    case COAP_EVENT_SESSION_CLOSED:
+    case COAP_EVENT_SESSION_FAILED:
+        coapd_session_end(s);
+        break;
+    default:
+        break;
+    }
+    return 0;
+}
+
+static void on_nack(coap_session_t *session, const coap_pdu_t *sent,
+                    const coap_nack_reason_t reason, const coap_mid_t mid)
+{
+    CoapdSession *s = coap_session_get_app_data(session);
+
+    if (s && reason != COAP_NACK_ICMP_ISSUE)
+        coapd_observer_lost(s, mid, reason == COAP_NACK_RST);
+}
+
+/* --- the loop -----------------------------------------------------------------------------------
+ */
+
+static int on_io(sd_event_source *source, int fd, uint32_t revents, void *userdata)
+{
+    struct epoll_event events[16];
+    Coapd *d = userdata;
+
+    /* The library reads one datagram of each socket at a time. */
+    for (int i = 0; i < COAPD_EVENTS_PER_TURN; i++) {
+        int n = epoll_wait(fd, events, ELEMENTS(events), 0);
+
+        if (n <= 0)
+            break;
+        if (d->n_observers > 0)
+            coapd_peek(d);
+        coap_io_do_epoll(d->context, events, (size_t)n);
+    }
+    return 0;
+}
+
+/* --- life ---------------------------------------------------------------------------------------
+ */
+
+static void on_policy_changed(hybus_agent *agent, uint64_t generation, void *userdata)
+{
+    coapd_exchanges_recheck(userdata);
+    hybus_agent_settled(agent, on_policy_changed, userdata, generation);
+}
+
+static void apply(Coapd *d)
+{
+    const coapd_settings *s = d->settings;
+
+    coap_context_set_max_idle_sessions(d->context, (unsigned)s->sessions);
+    coap_context_set_session_timeout(d->context, (unsigned)(s->idle / 1000000u));
+}
+
+static int add_resources(Coapd *d)
+{
+    static const coap_request_t methods[] = {
+        COAP_REQUEST_GET,   COAP_REQUEST_POST,  COAP_REQUEST_PUT,   COAP_REQUEST_DELETE,
+        COAP_REQUEST_FETCH, COAP_REQUEST_PATCH, COAP_REQUEST_IPATCH};
+    /* The library would list its own resources there. */
+    coap_resource_t *known = coap_resource_init(coap_make_str_const(".well-known/core"), 0);
+    coap_resource_t *others = coap_resource_unknown_init2(coapd_on_request, 0);
+
+    if (!known || !others)
+        return -ENOMEM;
+    for (size_t i = 0; i < ELEMENTS(methods); i++) {
+        coap_register_request_handler(known, methods[i], coapd_on_request);
+        coap_register_request_handler(others, methods[i], coapd_on_request);
+    }
+    coap_add_resource(d->context, known);
+    coap_add_resource(d->context, others);
+    return 0;
+}
+
+static int open_context(Coapd *d)
+{
+    int r;
+
+    coap_startup();
+    coap_set_log_level(LOG_EMERG); /* it would write a line for each bad datagram */
+    d->context = coap_new_context(NULL);
+    if (!d->context)
+        return -ENOMEM;
+    coap_set_app_data(d->context, d);
+    coap_context_set_block_mode(d->context, 0);
+    coap_register_event_handler(d->context, on_event);
+    coap_register_nack_handler(d->context, on_nack);
+    coap_register_option(d->context, COAP_OPTION_ECHO);
+    apply(d);
+    r = add_resources(d);
+    if (r < 0)
+        return r;
+    return sd_event_add_io(d->event, &d->io, coap_context_get_coap_fd(d->context), EPOLLIN, on_io,
+                           d);
+}
+
+int coapd_new(sd_event *event, const coapd_settings *settings, Coapd **ret)
+{
+    _cleanup_(coapd_freep) Coapd *d = calloc(1, sizeof(*d));
+    int r;
+
+    if (!d)
+        return -ENOMEM;
+    list_init(&d->sessions);
+    d->event = sd_event_ref(event);
+    d->settings = settings;
+    r = timers_init(&d->timers, event);
+    if (r >= 0)
+        r = open_context(d);
+    if (r < 0)
+        return r;
+    *ret = TAKE_PTR(d);
+    return 0;
+}
+
+void coapd_set_core(Coapd *d, endpoint_core *core, hybus_agent *agent)
+{
+    d->core = core;
+    d->agent = agent;
+    if (agent && hybus_agent_add_changed(agent, on_policy_changed, d) < 0)
+        d->agent = NULL;
+}
+
+static void end_sessions(Coapd *d)
+{
+    list_for_each(n, &d->sessions) coapd_session_end(list_entry(n, CoapdSession, node));
+}
+
+void coapd_free(Coapd *d)
+{
+    if (!d)
+        return;
+    d->freeing = true;
+    if (d->agent)
+        hybus_agent_remove_changed(d->agent, on_policy_changed, d);
+    sd_event_source_disable_unref(d->io);
+    if (d->context) {
+        coapd_listen_close(d);
+        coap_free_context(d->context);
+        coap_cleanup();
+    }
+    timers_done(&d->timers);
+    sd_event_unref(d->event);
+    free(d);
+}
+
+int coapd_reconfigure(Coapd *d, const coapd_settings *settings)
+{
+    d->settings = settings;
+    if (!endpoint_scope_valid(settings->scope))
+        return hybus_log_errno(LOG_ERR, -EINVAL, "[listen] Scope is claimed, loopback or all");
+    apply(d);
+    return coapd_listen_update(d);
+}
+
+void coapd_drain(Coapd *d)
+{
+    d->draining = true;
+    end_sessions(d);
+    coapd_listen_close(d);
+}
+
+void coapd_statistics(Coapd *d, endpoint_counter_each each, void *to)
+{
+    const coapd_counters *c = &d->counters;
+    const struct {
+        const char *name;
+        uint64_t value;
+    } table[] = {
+        {"sessions_total", c->sessions},
+        {"sessions_kicked_total", c->kicked},
+        {"requests_total", c->requests},
+        {"requests_duplicate_total", c->duplicates},
+        {"requests_bad_total", c->malformed},
+        {"requests_limited_total", c->limited},
+        {"responses_2xx_total", c->answers[2]},
+        {"responses_4xx_total", c->answers[4]},
+        {"responses_5xx_total", c->answers[5]},
+        {"responses_separate_total", c->separate},
+        {"blocks_total", c->blocks},
+        {"observers_total", c->observers},
+        {"observers_lost_total", c->observers_lost},
+        {"observers_rejected_total", c->observers_rejected},
+        {"notifications_total", c->notifications},
+        {"notifications_confirmable_total", c->notifications_confirmable},
+        {"sessions", d->n_sessions},
+        {"exchanges", d->n_exchanges},
+        {"observers", d->n_observers},
+        {"held_bytes", d->held},
+        {"record_bytes", d->record_bytes},
+    };
+
+    for (size_t i = 0; i < ELEMENTS(table); i++)
+        each(table[i].name, table[i].value, to);
+    endpoint_statistics_each(d->core, each, to);
+}

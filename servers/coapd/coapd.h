@@ -1,0 +1,228 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/* h-coapd: a thin translation between libcoap and the endpoint core. One Coapd per process; below
+ * it listeners and sessions (one remote address and port), below a session its exchanges (one
+ * request with its answer, over all their blocks), its observers, and records of the messages that
+ * it has sent. libcoap does sessions, retransmission, DTLS and TCP; it is asked to keep its hands
+ * off blocks and Observe, which it would answer from within its handlers and hold whole in memory.
+ */
+
+#include "coap-message.h"
+
+#include <endpoint/claim.h>
+#include <endpoint/doors.h>
+#include <endpoint/list.h>
+#include <endpoint/server1.h>
+#include <endpoint/timer.h>
+#include <hybus/config.h>
+
+#define COAPD_SESSION_BUCKETS 256u
+#define COAPD_RECORDS_MAX 32u               /* of one session */
+#define COAPD_RECORD_BYTES (8u << 20)       /* of all answers in records */
+#define COAPD_RECORD_USEC (247u * 1000000u) /* EXCHANGE_LIFETIME (RFC 7252, 4.8.2) */
+#define COAPD_LINGER_USEC (60u * 1000000u)  /* between two blocks */
+#define COAPD_WINDOW (256u * 1024u)         /* of an answer, held for its blocks */
+#define COAPD_HISTORY (16u * 1024u)         /* of these, blocks that were sent already */
+#define COAPD_HELD_BYTES (32u << 20)        /* of all answers */
+#define COAPD_EVENTS_PER_TURN 64
+
+typedef struct coapd_settings {
+    char **udp;
+    char *scope;
+    uint64_t sessions, requests, requests_session, observers_session, body;
+    uint64_t deadline, acknowledge, idle, confirm;
+} coapd_settings;
+
+extern const hybus_setting coapd_setting_table[];
+
+typedef struct Coapd Coapd;
+typedef struct CoapdListener CoapdListener;
+typedef struct CoapdSession CoapdSession;
+typedef struct CoapdExchange CoapdExchange;
+typedef struct CoapdObserver CoapdObserver;
+typedef struct CoapdRecord CoapdRecord;
+
+typedef struct coapd_counters {
+    uint64_t sessions, requests, duplicates, malformed, limited, separate, answers[6],
+        notifications, notifications_confirmable, observers, observers_lost, observers_rejected,
+        kicked, blocks;
+} coapd_counters;
+
+enum { COAPD_DOOR_UDP };
+
+struct CoapdListener {
+    coap_endpoint_t *endpoint;
+    endpoint_address bound;
+    unsigned kind;
+    uint16_t port;
+    int fd; /* the library's */
+    char address[ENDPOINT_ADDRESS_TEXT];
+};
+
+/* What it takes to answer a message. */
+typedef struct coapd_message {
+    uint8_t token[8], token_size, no_response;
+    coap_mid_t mid;
+    bool confirmable;
+    bool acknowledged; /* by an empty message: the answer is one of its own */
+    bool idempotent;
+} coapd_message;
+
+struct CoapdSession {
+    list node;          /* of all */
+    CoapdSession *next; /* in the hash bucket */
+    Coapd *coapd;
+    coap_session_t *session;
+    endpoint_peer *peer;
+    bool dead;      /* nothing of it is served any more */
+    bool reliable;  /* TCP, TLS */
+    unsigned holds; /* of the library's session */
+    uint64_t id, since_usec, requests;
+    list exchanges, observers, records;
+    size_t n_exchanges, n_observers, n_records;
+    char peer_name[ENDPOINT_ADDRESS_TEXT], local_name[ENDPOINT_ADDRESS_TEXT];
+};
+
+struct CoapdExchange {
+    list node;                  /* of the session */
+    endpoint_timer acknowledge; /* until an empty message says that the answer takes longer */
+    endpoint_timer linger;      /* until nobody seems to want the next block */
+    CoapdSession *session;
+    endpoint_request *request; /* NULL: the answer was not asked for, it is a value's */
+    coapd_message message;     /* the last one that asked */
+    bool waiting;              /* it has not been answered */
+    bool replied, ended, failed, uploading;
+    bool gone; /* freed as soon as nobody is in it any more */
+    unsigned busy;
+    bool blockwise; /* its client has asked for a block, or was given one */
+    const char *method;
+    uint64_t key;
+    unsigned status;
+    coapd_answer answer; /* without payload */
+    coapd_etag etags[COAPD_ETAGS_MAX];
+    size_t n_etags;
+    uint8_t *body; /* from body_at on */
+    size_t body_at, body_size, body_room;
+    size_t wanted; /* where the block begins that is asked for */
+    uint8_t szx;
+    coapd_block block1; /* to be confirmed with the answer */
+    size_t uploaded;
+    uint8_t *stuck; /* a block that the responder has no room for yet */
+    size_t stuck_size;
+    CoapdObserver *observer; /* whose registration this is */
+};
+
+struct Coapd {
+    sd_event *event;
+    sd_event_source *io;
+    endpoint_core *core;
+    hybus_agent *agent;
+    const coapd_settings *settings;
+    coap_context_t *context;
+    endpoint_timers timers;
+    CoapdListener listeners[ENDPOINT_DOORS_MAX];
+    size_t n_listeners;
+    list sessions;
+    CoapdSession *buckets[COAPD_SESSION_BUCKETS];
+    struct coapd_value *last_value; /* the newest that somebody observes */
+    size_t n_sessions, n_exchanges, n_observers, held, record_bytes;
+    uint64_t next_id;
+    uint32_t observe_sequence;
+    bool claimed, draining, freeing;
+    coapd_counters counters;
+    void (*listeners_changed)(Coapd *d, void *userdata);
+    void *listeners_userdata;
+};
+
+/* --- coap.c: the server and its loop ------------------------------------------------------------
+ */
+int coapd_new(sd_event *event, const coapd_settings *settings, Coapd **ret);
+void coapd_free(Coapd *d);
+HYBUS_DEFINE_CLEANUP(Coapd, coapd_free)
+void coapd_set_core(Coapd *d, endpoint_core *core, hybus_agent *agent);
+int coapd_reconfigure(Coapd *d, const coapd_settings *settings);
+void coapd_settings_to_core(const coapd_settings *s, endpoint_settings *ret);
+void coapd_drain(Coapd *d);
+void coapd_statistics(Coapd *d, endpoint_counter_each each, void *to);
+
+/* --- coap-listen.c ------------------------------------------------------------------------------
+ */
+int coapd_listen_update(Coapd *d);
+void coapd_listen_close(Coapd *d);
+bool coapd_listen_is_open(const Coapd *d);
+void coapd_set_claimed(Coapd *d, bool claimed);
+
+/* --- coap-session.c -----------------------------------------------------------------------------
+ */
+/* Of the library's session; makes it when it is new. NULL: no memory. */
+CoapdSession *coapd_session_get(Coapd *d, coap_session_t *session);
+/* The library is about to forget it. */
+void coapd_session_forget(CoapdSession *s);
+/* Everything of it ends, silently. */
+void coapd_session_end(CoapdSession *s);
+void coapd_session_hold(CoapdSession *s);
+void coapd_session_release(CoapdSession *s);
+/* The principal's side; 0, or the code with which requests are refused now. */
+coap_pdu_code_t coapd_session_admit(CoapdSession *s);
+CoapdSession *coapd_session_find(Coapd *d, uint64_t id);
+/* Bytes that a payload may have in one message of this session. */
+size_t coapd_session_payload_room(const CoapdSession *s);
+/* Calls `f` for the sessions of that remote address. */
+void coapd_session_each_of(Coapd *d, const struct sockaddr *remote,
+                           void (*f)(CoapdSession *s, void *userdata), void *userdata);
+uint32_t coapd_address_hash(const struct sockaddr *a);
+
+/* --- coap-record.c: messages are answered once, however often they come
+ * ---------------------------
+ */
+/* True: this message has been here before, and was taken care of. */
+bool coapd_record_again(CoapdSession *s, const coapd_message *m);
+/* Says that somebody answers it. */
+void coapd_record_new(CoapdSession *s, const coapd_message *m);
+void coapd_records_free(CoapdSession *s);
+/* An empty message: the answer will be one of its own. */
+void coapd_acknowledge(CoapdSession *s, coapd_message *m);
+/* Answers, and keeps the answer for the next time that the same message comes. The message's id if
+ * it was a confirmable one. */
+coap_mid_t coapd_send_answer(CoapdSession *s, coapd_message *m, const coapd_answer *a);
+void coapd_refuse(CoapdSession *s, coapd_message *m, coap_pdu_code_t code, const char *text);
+/* A message that nobody asked for; COAP_INVALID_MID. */
+coap_mid_t coapd_push(CoapdSession *s, const coapd_message *m, const coapd_answer *a);
+
+/* --- coap-exchange.c ----------------------------------------------------------------------------
+ */
+void coapd_on_request(coap_resource_t *resource, coap_session_t *session, const coap_pdu_t *request,
+                      const coap_string_t *query, coap_pdu_t *response);
+void coapd_exchange_free(CoapdExchange *x);
+/* It is known whether the observer of a registration may be one. */
+void coapd_exchange_decided(CoapdSession *s, const CoapdObserver *o);
+/* Bodies that wait for the next block were given to somebody who may not have them any more. */
+void coapd_exchanges_recheck(Coapd *d);
+/* A value too large for one message: its first block goes into `a`, the others are fetched by
+ * requests with that key. */
+int coapd_exchange_of_value(CoapdSession *s, uint64_t key, const void *body, size_t size,
+                            uint8_t szx, coapd_answer *a);
+
+/* --- coap-observe.c -----------------------------------------------------------------------------
+ */
+/* Starts to watch for whoever asks; the answer to the registration is the exchange's. NULL: not
+ * observed. */
+CoapdObserver *coapd_observer_new(CoapdExchange *x, const coapd_question *q);
+void coapd_observer_free(CoapdObserver *o);
+/* Nobody has said yet whether it may. */
+bool coapd_observer_undecided(const CoapdObserver *o);
+/* The registration is about to be answered: the option goes in, or the observer goes. */
+void coapd_observer_answer(CoapdObserver *o, coapd_answer *a);
+void coapd_observer_cancel(CoapdSession *s, const coapd_message *m);
+/* What the library does not tell: an empty message has come. */
+void coapd_observer_acknowledged(CoapdSession *s, coap_mid_t mid);
+/* A notification was rejected, or never acknowledged. */
+void coapd_observer_lost(CoapdSession *s, coap_mid_t mid, bool rejected);
+
+/* --- coap-peek.c --------------------------------------------------------------------------------
+ */
+/* Looks at the datagram that each socket has next, before the library takes it. */
+void coapd_peek(Coapd *d);
+/* The library's socket that is bound like this; -ENOENT. */
+int coapd_peek_find(const endpoint_address *a, int type);

@@ -1,0 +1,355 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""The server's translation, message by message: features.py --serve PROGRAM [NAME…]."""
+import argparse
+import socket
+import subprocess
+import sys
+import traceback
+
+from coap import ACK, CON, NON, RST, Client, Message, block, number
+
+
+class Server:
+    def __init__(self, program, *lines):
+        self.port = self.free_port()
+        self.process = subprocess.Popen([program, f'127.0.0.1:{self.port}', *lines], stdin=subprocess.PIPE,
+                                        stdout=subprocess.PIPE, text=True, bufsize=1)
+        assert self.process.stdout.readline() == 'ready\n'
+
+    @staticmethod
+    def free_port():
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+            s.bind(('127.0.0.1', 0))
+            return s.getsockname()[1]
+
+    def counters(self):
+        self.process.stdin.write('s')
+        self.process.stdin.flush()
+        found = {}
+        for line in iter(self.process.stdout.readline, 'end\n'):
+            name, value = line.split()
+            found[name] = int(value)
+        return found
+
+    def close(self):
+        self.process.stdin.close()
+        assert self.process.wait(30) == 0, 'the server ended badly'
+
+
+def test_get(server):
+    c = Client(server.port)
+    m = c.send(c.make('GET', '/hello'))
+    got = c.receive()
+    assert (got.kind, got.mid, got.token, got.text) == (ACK, m.mid, m.token, '2.05'), got
+    assert got.payload == b'hello world\n' and got.uint('format') == 0, got
+
+
+def test_non_confirmable(server):
+    c = Client(server.port)
+    m = c.send(c.make('GET', '/hello', kind=NON))
+    got = c.receive()
+    assert (got.kind, got.token, got.text) == (NON, m.token, '2.05'), got
+
+
+def test_tokens(server):
+    c = Client(server.port)
+    for token in (b'', b'1', b'12345678'):
+        assert c.request('GET', '/hello', token=token).token == token
+
+
+def test_methods(server):
+    c = Client(server.port)
+    codes = {'GET': '2.05', 'POST': '2.04', 'PUT': '2.04', 'DELETE': '2.02', 'FETCH': '2.05', 'PATCH': '2.04',
+             'iPATCH': '2.04'}
+    for method, code in codes.items():
+        got = c.request(method, '/echo')
+        assert got.text == code, got
+        assert got.payload.startswith(b'PATCH' if 'PATCH' in method else method.encode()), got
+    assert c.request(8, '/echo').text == '4.04'  # the library says so, where RFC 7252 (5.8) has 4.05
+
+
+def test_request_as_the_responder_sees_it(server):
+    c = Client(server.port)
+    got = c.request('POST', '/echo/a b/ü?x=1&y=a%b', ('accept', 50), ('format', 50), ('if-none-match', b''),
+                    payload=b'{}')
+    lines = got.payload.decode().split('\n')
+    assert lines[0] == 'POST /echo/a b/ü ?x=1&y=a%25b', got
+    assert 'accept: application/json' in lines and 'content-type: application/json' in lines, got
+    assert 'if-none-match: *' in lines and 'host: 127.0.0.1' in lines and lines[-1] == '{}', got
+    got = c.request('GET', '/echo', ('etag', b'abc'), ('etag', b'de'), ('host', 'node.example'))
+    assert 'if-none-match: "abc", "de"' in got.payload.decode() and 'host: node.example' in got.payload.decode()
+    got = c.request('PUT', '/echo', ('if-match', b'abc'))
+    assert 'if-match: "abc"' in got.payload.decode(), got
+    assert c.request('PUT', '/echo', ('if-match', b'\0\1')).text == '4.12'
+
+
+def test_bad_requests(server):
+    c = Client(server.port)
+    for options, code in (
+            ([('path', '..')], '4.00'), ([('path', '.')], '4.00'), ([('path', 'a/b')], '4.00'),
+            ([('path', b'\xff')], '4.00'), ([('path', b'a\0')], '4.00'), ([('path', b'\xed\xa0\x80')], '4.00'),
+            ([('query', b'\xc0\xaf')], '4.00'), ([('host', 'a b')], '4.00'),
+            ([('path', 'x' * 210)] * 5, '4.00'),
+            ([('accept', 9999)], '4.06'), ([('format', 9999)], '4.15'),
+            ([(9, b'')], '4.02'), ([('accept', 0), ('accept', 0)], '4.02'), ([('block2', block(0, False, 7))], '4.00'),
+            ([('proxy-uri', 'coap://elsewhere/')], '5.05')):
+        got = c.request('GET', '/', *options)
+        assert got.text == code, (options, got)
+    assert c.request('GET', '/nowhere').text == '4.04'
+
+
+def test_elective_options_do_no_harm(server):
+    c = Client(server.port)
+    for options in ([(10, b'x')], [(65000, b'x' * 300)], [('size1', 1), ('size1', 2)], [('observe', 7)]):
+        assert c.request('GET', '/hello', *options).text == '2.05', options
+
+
+def test_duplicates_act_once(server):
+    c = Client(server.port)
+    before = server.counters()['requests_total']
+    m = c.make('POST', '/echo', payload=b'once')
+    answers = []
+    for _ in range(3):
+        c.send(m)
+        answers.append(c.receive().encode())
+    assert len(set(answers)) == 1
+    n = c.make('POST', '/echo', kind=NON, payload=b'once')
+    c.send(n), c.send(n)
+    assert c.receive().text == '2.04' and c.nothing()
+    assert server.counters()['requests_total'] == before + 2
+    other = Client(server.port)  # the same id from somebody else is another message
+    m.payload = b'other'
+    assert b'other' in other.exchange(m).payload
+
+
+def test_separate_response(server):
+    c = Client(server.port)
+    m = c.send(c.make('GET', '/slow'))
+    got = c.receive()
+    assert (got.kind, got.code, got.mid, got.token, got.options) == (ACK, 0, m.mid, b'', []), got
+    c.send(m)
+    got = c.receive()
+    assert (got.kind, got.code, got.mid) == (ACK, 0, m.mid), got
+
+
+def test_ping_and_strange_messages(server):
+    c = Client(server.port)
+    c.send(Message(CON, 0, 77))
+    got = c.receive()
+    assert (got.kind, got.mid) == (RST, 77), got
+    for bad in (b'', b'\x40', b'\x40\x01', b'\xff\xff\xff\xff', b'\x00' * 8, b'\x4f\x01\x00\x01', b'\x40\x01\x00\x02\xff',
+                b'\x40\x01\x00\x03\xdd', b'\x60\x45\x00\x04', b'\x70\x00\x00\x05', b'\x40\xe1\x00\x06', b'\x40\x00\x00\x07x',
+                b'\x44\x01\x00\x08ab'):
+        c.send(bad)
+    good = Client(server.port)
+    assert good.request('GET', '/hello').text == '2.05'
+
+
+def test_options_of_a_wrong_length(server):
+    """The library takes them for a broken message, whatever RFC 7252 (5.4.3) says of them."""
+    c = Client(server.port)
+    for option in (('accept', b'123'), ('if-none-match', b'x'), ('size1', b'12345'), ('format', b'123')):
+        m = c.send(c.make('GET', '/hello', option))
+        got = c.receive()
+        assert (got.kind, got.mid) == (RST, m.mid), got
+
+
+def test_no_response(server):
+    c = Client(server.port)
+    m = c.send(c.make('GET', '/hello', ('no-response', 2)))
+    got = c.receive()
+    assert (got.kind, got.code, got.mid) == (ACK, 0, m.mid), got
+    c.send(c.make('GET', '/hello', ('no-response', 2), kind=NON))
+    assert c.nothing()
+    assert c.request('GET', '/nowhere', ('no-response', 2)).text == '4.04'
+
+
+def test_blocks_down(server):
+    c = Client(server.port)
+    first, body = c.fetch_all('GET', '/stream')
+    assert body == b'x' * (1 << 20) and first.get('etag'), first
+    first, body = c.fetch_all('POST', '/echo', szx=0, payload=b'0123456789' * 20)
+    assert body.endswith(b'0123456789' * 20) and first.uint('size2') == len(body), first
+    got = c.request('GET', '/hello', ('block2', block(0, False, 0)))
+    assert got.block('block2') == (0, False, 0) and got.payload == b'hello world\n', got
+
+
+def test_a_large_answer_comes_in_blocks_unasked(server):
+    c = Client(server.port)
+    got = c.request('POST', '/echo', payload=b'y' * 1000)
+    assert got.block('block2') == (0, True, 6) and len(got.payload) == 1024, got
+
+
+def test_block_from_the_middle_and_behind_the_end(server):
+    c = Client(server.port)
+    got = c.request('GET', '/stream', ('block2', block(1000, False, 6)))
+    assert got.block('block2') == (1000, True, 6) and got.payload == b'x' * 1024, got
+    got = c.request('GET', '/stream', ('block2', block(1023, False, 6)))
+    assert got.block('block2') == (1023, False, 6), got
+    assert c.request('GET', '/stream', ('block2', block(1024, False, 6))).text == '4.00'
+    assert c.request('POST', '/echo', ('block2', block(3, False, 6))).text == '4.08'
+
+
+def test_blocks_up(server):
+    c = Client(server.port)
+    body = bytes(i * 7 & 0xff for i in range(5000))
+    got = c.upload('PUT', '/echo', body)
+    assert got.text == '2.04' and got.block('block1') == (4, False, 6), got
+    assert got.block('block2') == (0, True, 6), got
+    got = c.upload('POST', '/echo', b'0123456789abcdef' * 3, szx=0)
+    assert got.payload.endswith(b'0123456789abcdef' * 3), got
+
+
+def test_bad_uploads(server):
+    c = Client(server.port)
+    up = lambda n, more, size, *o: c.request('PUT', '/echo', ('block1', block(n, more, 2)), *o, payload=b'z' * size)
+    assert up(1, True, 64).text == '4.08'
+    assert up(0, True, 63).text == '4.00'
+    assert up(0, True, 64).text == '2.31'
+    assert up(2, True, 64).text == '4.08'
+    assert up(1, False, 64).text == '4.08'
+    got = up(0, True, 64, ('size1', 1 << 30))
+    assert got.text == '4.13' and got.uint('size1') == 1 << 20, got
+
+
+def test_two_at_a_time(server):
+    """Two transfers of one client, told apart by Request-Tag."""
+    c = Client(server.port)
+    for tag, n in ((b'a', 0), (b'b', 0), (b'a', 1), (b'b', 1)):
+        got = c.request('PUT', '/echo', ('block1', block(n, n == 0, 0)), ('request-tag', tag), payload=tag * 16)
+        assert got.text == ('2.31' if n == 0 else '2.04'), got
+        assert n == 0 or got.payload.endswith(tag * 32), got
+
+
+def test_entity_tags(server):
+    c = Client(server.port)
+    first, _ = c.fetch_all('GET', '/stream')
+    got = c.request('GET', '/hello', ('block2', block(0, False, 6)))
+    tag = got.get('etag')
+    got = c.request('GET', '/hello', ('block2', block(0, False, 6)), ('etag', tag))
+    assert tag and got.text in ('2.03', '2.05'), got
+
+
+def observe(c, path='/events', *options, token=b'obs1'):
+    got = c.request('GET', path, ('observe', 0), *options, token=token)
+    assert got.get('observe') is not None, got
+    return got
+
+
+def test_observe(server):
+    c, other = Client(server.port), Client(server.port)
+    got = observe(c)
+    assert got.text == '2.05' and got.get('observe') is not None, got
+    last, kinds = got.uint('observe'), []
+    for i in range(6):
+        assert other.request('GET', '/events/next').text == '2.05'
+        got = c.receive()
+        kinds.append(got.kind)
+        assert got.token == b'obs1' and got.text == '2.05' and got.payload.startswith(b'value v'), got
+        assert got.uint('observe') > last, got
+        last = got.uint('observe')
+        if got.kind == CON:
+            c.acknowledge(got)
+    assert kinds == [CON, NON, NON, NON, NON, CON], kinds
+    assert server.counters()['observers'] == 1
+    got = c.request('GET', '/events', ('observe', 1), token=b'obs1')
+    assert got.text == '2.05' and got.get('observe') is None, got
+    other.request('GET', '/events/next')
+    assert c.nothing() and server.counters()['observers'] == 0
+
+
+def test_observe_ends_with_a_reset(server):
+    for resets in (1, 2):  # of the confirmable one, of the one that is not
+        c, other = Client(server.port), Client(server.port)
+        observe(c)
+        for n in range(resets):
+            other.request('GET', '/events/next')
+            got = c.receive()
+            assert got.kind == (CON, NON)[n], got
+            c.acknowledge(got, RST if n + 1 == resets else ACK)
+        c.request('GET', '/hello')  # the reset has been read by now
+        assert server.counters()['observers'] == 0, resets
+
+
+def test_one_observation_for_a_token(server):
+    c = Client(server.port)
+    observe(c), observe(c), observe(c)
+    assert server.counters()['observers'] == 1
+    observe(c, token=b'obs2')
+    assert server.counters()['observers'] == 2
+    for token in (b'obs1', b'obs2'):
+        c.request('GET', '/events', ('observe', 1), token=token)
+
+
+def test_observers_are_bounded(server):
+    c = Client(server.port)
+    given = [c.request('GET', '/events', ('observe', 0), token=bytes([i])).get('observe') is not None
+             for i in range(20)]
+    assert given == [True] * 16 + [False] * 4, given
+    for i in range(16):
+        c.request('GET', '/events', ('observe', 1), token=bytes([i]))
+    assert server.counters()['observers'] == 0
+
+
+def test_the_newest_value_while_one_is_not_acknowledged(server):
+    c, other = Client(server.port), Client(server.port)
+    observe(c)
+    other.request('GET', '/events/next')
+    first = c.receive()
+    assert first.kind == CON
+    for _ in range(5):
+        other.request('GET', '/events/next')
+    assert c.nothing()
+    c.acknowledge(first)
+    got = c.receive()
+    counted = int(got.payload.split()[1][1:])
+    assert counted == int(first.payload.split()[1][1:]) + 5, (first, got)
+    c.request('GET', '/events', ('observe', 1), token=b'obs1')
+
+
+def test_observe_in_blocks(server):
+    c, other = Client(server.port), Client(server.port)
+    got = observe(c, '/events', ('block2', block(0, False, 0)))
+    assert got.block('block2') == (0, False, 0) or got.block('block2') == (0, True, 0), got
+    other.request('GET', '/events/next')
+    got = c.receive()
+    assert got.block('block2') == (0, True, 0) and len(got.payload) == 16 and got.get('etag'), got
+    c.acknowledge(got)
+    body, tag, n = got.payload, got.get('etag'), 1
+    while got.block('block2')[1]:
+        got = c.request('GET', '/events', ('block2', block(n, False, 0)))
+        assert got.get('etag') == tag and got.get('observe') is None, got
+        body, n = body + got.payload, n + 1
+    assert body.endswith(b'\nsecond line'), body
+    c.request('GET', '/events', ('observe', 1), token=b'obs1')
+
+
+def test_nothing_is_left(server):
+    """After all of the above, what is held is what lingers for a minute at most."""
+    counters = server.counters()
+    assert counters['observers'] == 0
+    assert counters['held_bytes'] < 4 << 20 and counters['record_bytes'] < 1 << 20, counters
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument('--serve', required=True)
+    parser.add_argument('names', nargs='*')
+    arguments = parser.parse_args()
+    tests = {n[5:]: f for n, f in globals().items() if n.startswith('test_')}
+    server, failed = Server(arguments.serve), []
+    for name in arguments.names or tests:
+        try:
+            tests[name](server)
+            print(f'ok {name}', flush=True)
+        except Exception:
+            traceback.print_exc()
+            print(f'FAILED {name}', flush=True)
+            failed.append(name)
+    server.close()
+    return f'failed: {" ".join(failed)}' if failed else 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
