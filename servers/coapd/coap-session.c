@@ -146,34 +146,12 @@ size_t coapd_session_payload_room(const CoapdSession *s)
 /* --- the principal ------------------------------------------------------------------------------
  */
 
-static coap_pdu_code_t code_of(int error)
-{
-    return error == -EKEYREJECTED ? COAP_RESPONSE_CODE(401)
-           : error == -EACCES     ? COAP_RESPONSE_CODE(403)
-           : error == -EAGAIN     ? COAP_RESPONSE_CODE(429)
-                                  : COAP_RESPONSE_CODE(503);
-}
-
-/* Who waits for the check is refused by it; the next request is a new attempt. */
+/* Who waits for the check has been refused by the core; the next request is a new attempt. */
 static void on_checked(endpoint_peer *peer, int error, uint64_t retry_usec, void *userdata)
 {
     CoapdSession *s = userdata;
 
-    if (error == 0)
-        return;
-    coapd_session_hold(s);
-    list_for_each(n, &s->exchanges)
-    {
-        CoapdExchange *x = list_entry(n, CoapdExchange, node);
-
-        if (!x->waiting)
-            continue;
-        x->waiting = false;
-        x->failed = true; /* what the core says of it now is nobody's concern */
-        coapd_refuse(s, &x->message, code_of(error), "");
-    }
-    s->dead = true; /* its peer cannot go from within its own check */
-    coapd_session_release(s);
+    s->dead = error < 0; /* its peer cannot go from within its own check */
 }
 
 static void on_revoked(endpoint_peer *peer, void *userdata)

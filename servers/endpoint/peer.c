@@ -118,8 +118,8 @@ static void on_checked(const hybus_principal *from, int error, uint64_t retry_af
         check_failed(p, error);
     else {
         principal_prefetch(p->principal);
-        if (again) /* its streams and watches: decided by the row of the new handle */
-            peer_rows_ready(p, 0);
+        /* What has not waited for the check, and what is decided by the row of a new handle. */
+        peer_rows_ready(p, 0);
     }
     peer_settled(p);
     p->told = true;

@@ -385,13 +385,18 @@ static void on_revoked(endpoint_peer *p, void *userdata)
     ((client *)userdata)->revoked++;
 }
 
-void client_new(device *d, client *c, const char *bearer)
+void client_begin(device *d, client *c, const char *bearer)
 {
     static const endpoint_peer_ops peer_ops = {.checked = on_checked, .revoked = on_revoked};
     hybus_connection n = {.protocol = "http", .peer = "127.0.0.1:9", .bearer = bearer};
 
     *c = (client){};
     assert_int_equal(endpoint_peer_new(d->core, &n, &peer_ops, c, &c->peer), 0);
+}
+
+void client_new(device *d, client *c, const char *bearer)
+{
+    client_begin(d, c, bearer);
     wait_for(d, c->checked == 1);
 }
 

@@ -94,6 +94,7 @@ bool side_poll(side *s, hybus_frame *ret);
 void side_wait_closed(device *d, side *s);
 const char *side_field(const hybus_frame *f, const char *name);
 
+void client_begin(device *d, client *c, const char *bearer); /* its check is on its way */
 void client_new(device *d, client *c, const char *bearer);
 void client_free(client *c);
 answer *request(client *c, const char *method, const char *path, const void *body, size_t size,

@@ -56,6 +56,46 @@ static void test_round_trip(void **state)
     device_free(d);
 }
 
+/* A server need not wait for the check: what it asks before is decided by it, also when the row of
+ * whom the peer turns out to be has long been there. */
+static void test_requests_before_the_check(void **state)
+{
+    device *d = device_new(NULL, NULL);
+    client first, c;
+    watcher *w;
+    answer *a;
+    side *app;
+    uint32_t id;
+
+    agent_fake_grant(d->agent, "anonymous", ALLOW_ALL);
+    registrar_channel(d, "/thermo", KEY);
+    app = app_attached(d, "/thermo", KEY);
+    for (unsigned i = 0; i < 2; i++) { /* without a row, and with one */
+        client *now = i ? &c : &first;
+
+        client_begin(d, now, NULL);
+        w = watch(now, "/thermo");
+        a = request(now, "GET", "/thermo", NULL, 0, true);
+        assert_int_equal(a->request->state, REQUEST_WAITING);
+        id = side_wait(d, app, CHANNEL_REQUEST)->stream;
+        side_send(app, CHANNEL_RESPONSE, CHANNEL_END, 204, id, 0, NULL, 0);
+        wait_for(d, a->ended && w->started);
+        assert_int_equal(a->status, 204);
+        answer_free(a);
+        watcher_free(w);
+    }
+    client_free(&first);
+    client_begin(d, &first, "wrong");
+    a = request(&first, "GET", "/thermo", NULL, 0, true);
+    wait_for(d, a->ended);
+    assert_int_equal(a->status, 401);
+    answer_free(a);
+    client_free(&first);
+    client_free(&c);
+    app_free(app);
+    device_free(d);
+}
+
 static void test_refusals(void **state)
 {
     endpoint_settings s = {.body_max = 1000};
@@ -864,6 +904,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_round_trip),
+        cmocka_unit_test(test_requests_before_the_check),
         cmocka_unit_test(test_many_permissions),
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_rules),
