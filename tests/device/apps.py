@@ -93,7 +93,7 @@ class App:
             self._do('h-policy', 'grant', '--id', f'{self.name}-try', 'anonymous',
                      *(f'endpoint.write:{self.endpoint}{rest}' for rest in ('', '/*')))
 
-    def start(self, folder, words):
+    def start(self, folder, words, name):
         properties = [f'--property={k}={v}' for k, v in (SANDBOX | {'WorkingDirectory': folder}).items()]
         environment = {'PATH': SEARCH, 'HYBRIDOS_ENDPOINT': self.endpoint, 'PYTHONUNBUFFERED': '1',
                        'PYTHONDONTWRITEBYTECODE': '1', 'NODE_PATH': '/usr/share/nodejs', 'LANG': 'C.UTF-8'}
@@ -101,13 +101,13 @@ class App:
             'systemd-run', '--quiet', '--wait', '--pipe', f'--unit={self.name}', f'--uid={self.name}', '--gid=hybridos',
             *properties, *(f'--setenv={k}={v}' for k, v in environment.items()), '--', *words,
             stdin=subprocess.DEVNULL, start_new_session=True)
-        self.tell(words)
+        self.tell(name)
 
-    def tell(self, words):
-        state, shown = self.device.state(), os.path.basename(words[0])
+    def tell(self, name):
+        state = self.device.state()
         where = f'curl -k https://localhost:{state["port"]}{self.endpoint}' if state['publish'] != 'none' else \
             f'{self.device.script} exec -- curl -k https://localhost:8443{self.endpoint}'
-        self.say(f'{shown} runs as {self.name}; try {where}')
+        self.say(f'{name} runs as {self.name}; try {where}')
         if not state.get('development'):
             self.say('the device is closed, so that needs a token: h-policy user add, grant and token add, see docs/policy.md')
 
@@ -119,7 +119,8 @@ class App:
         watched = [ended, alive, denials]
         try:
             while True:
-                ready, _, _ = select.select(watched, [], [])
+                ready, _, _ = select.select(watched, [], [], 0.5)
+                denials.poll()
                 if denials in ready and not denials.read():
                     watched.remove(denials)
                 if alive in ready:
@@ -201,7 +202,7 @@ def _keep(device, endpoint, program, say, alive):
             folder, words = app.copy(program)
             app.grant()
             denials = Denials(device, app.uid, say)
-            app.start(folder, words)
+            app.start(folder, words, program.name)
         status = app.wait(alive, denials)
         if status is not None:
             app.result(status)

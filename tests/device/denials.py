@@ -1,29 +1,56 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a program met that it may not do, as the device's journal tells: each refusal by a HybridOS daemon, with its audit id,
-and what the bus itself refused."""
+"""What a program met that it may not do: each refusal by a HybridOS daemon, as h-securityd's audit has it, and what the bus
+itself refused, as its log tells."""
 import contextlib
 import json
 import os
 import re
 import subprocess
+import time
 
 SENDER = re.compile(r'^\[system\] Rejected .*? sender="[^"]*" \(uid=(\d+) ')
 MEMBER = re.compile(r' interface="([^"]*)" member="([^"]*)" .* destination="([^"]*)"')
+
+KEPT = 512  # of each subject: AUDIT_RECORDS_MAX / AUDIT_SHARE in services/securityd/audit.h
 
 
 class Denials:
     def __init__(self, device, uid, say):
         self.device, self.uid, self.say = device, uid, say
-        self.what = ['HYBRIDOS_VERDICT=denied', f'HYBRIDOS_SUBJECT=uid:{uid}', '+', '_SYSTEMD_UNIT=dbus.service', '+',
-                     '_SYSTEMD_UNIT=dbus-broker.service']
+        self.since, self.seen = time.time_ns() // 1000, set()
         last = device.run('journalctl', '--quiet', '--no-pager', '--lines=1', '--output=json').stdout
         self.cursor = json.loads(last)['__CURSOR'] if last.strip() else None
         self.follower, self.rest = None, b''
 
+    # --- by our daemons ----------------------------------------------------------------------
+
+    def poll(self):
+        """To be called every second or so."""
+        done = self.device.run('busctl', '--json=short', 'call', 'org.hybridos.Security1', '/org/hybridos/Security1',
+                               'org.hybridos.Security1', 'ListAudit', 'a{sv}u', '3', 'subject', 's', f'uid:{self.uid}',
+                               'verdict', 's', 'denied', 'since', 't', str(self.since), '1000')
+        records = json.loads(done.stdout)['data'][0] if done.returncode == 0 else []  # it may be starting anew
+        records = [{k: v['data'] for k, v in record.items()} for record in reversed(records)]
+        new = [record for record in records if record['audit'] not in self.seen]
+        if len(new) >= KEPT:
+            self.say('denied: more than is kept; of that the last:')
+        for record in new:
+            self.seen.add(record['audit'])
+            self.since = record['time']
+            self._tell_audit(record)
+
+    def _tell_audit(self, record):
+        audit = record['audit']
+        self.say(f'denied: {record.get("permission") or "no permission"} for {record.get("call")}: {record.get("reason")}. '
+                 f'Audit id {audit}, why: {self.device.script} exec -- h-policy explain {audit}')
+
+    # --- by the bus --------------------------------------------------------------------------
+
     def _words(self, *more):
         # Not --after-cursor: with matches that skips the first one, wherever the cursor stood.
         since = [f'--cursor={self.cursor}'] if self.cursor else ['--boot']
-        return ['journalctl', '--quiet', '--no-pager', '--output=json', *since, *more, *self.what]
+        return ['journalctl', '--quiet', '--no-pager', '--output=json', *since, *more,
+                '_SYSTEMD_UNIT=dbus.service', '_SYSTEMD_UNIT=dbus-broker.service']
 
     def fileno(self):
         """Readable when there is something for read()."""
@@ -45,6 +72,7 @@ class Denials:
         """Everything that was refused until now has been told when this returns."""
         self.close()
         if self.device.running():
+            self.poll()
             self.device.run('journalctl', '--sync')
             for line in self.device.run(*self._words()).stdout.encode().splitlines():
                 self._tell(line)
@@ -62,20 +90,11 @@ class Denials:
         if record['__CURSOR'] == self.cursor:
             return
         self.cursor = record['__CURSOR']
-        if record.get('HYBRIDOS_AUDIT'):
-            self._tell_audit(record)
-        elif 'DBUS_BROKER_MESSAGE_MEMBER' in record:
+        if 'DBUS_BROKER_MESSAGE_MEMBER' in record:
             self._tell_broker(record)
         elif (sender := SENDER.match(str(record.get('MESSAGE')))) and int(sender[1]) == self.uid:
             if member := MEMBER.search(record['MESSAGE']):
                 self._tell_bus(*member.groups())
-
-    def _tell_audit(self, record):
-        audit, skipped = record['HYBRIDOS_AUDIT'], int(record.get('HYBRIDOS_SKIPPED', 0))
-        more = f' ({skipped} before it were only counted)' if skipped else ''
-        self.say(f'denied: {record.get("HYBRIDOS_PERMISSION") or "no permission"} for {record.get("HYBRIDOS_CALL")}: '
-                 f'{record.get("HYBRIDOS_REASON")}{more}. Audit id {audit}, why: '
-                 f'{self.device.script} exec -- h-policy explain {audit}')
 
     def _tell_broker(self, record):
         """dbus-broker names the connection, not the user."""

@@ -41,6 +41,7 @@ class Program:
     def __init__(self, command, with_folder=None, alone=False):
         self.files, self.bytes, self.note = {}, 0, None
         at = self._find(command)
+        self.name = os.path.basename(os.path.abspath(command[at or 0]))
         if at is None:
             if with_folder:
                 self._take_folder(pathlib.Path(with_folder).resolve())

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """./hybridos app run: a developer's program in the device, what it is told, and that nothing of it stays."""
+import json
 import os
 import pathlib
 import re
@@ -9,6 +10,7 @@ import subprocess
 import pytest
 
 import simulated
+from denials import Denials
 from problem import Problem
 from program import Program
 
@@ -329,3 +331,23 @@ def test_programs_of_the_device_are_not_copied():
     for words in (['/usr/bin/env'], ['busctl', 'call', '/etc'], ['sh', '-c', 'echo /etc'], ['python3', '-m', 'http.server']):
         program = Program(words)
         assert program.files == {} and program.words == words
+
+
+def test_more_denials_than_the_agent_keeps_are_said_to_be_more():
+    class Agent:
+        script, records = './hybridos', []
+
+        def run(self, *command):
+            data = [{k: {'data': v} for k, v in r.items()} for r in reversed(self.records)]
+            return subprocess.CompletedProcess(command, 0, json.dumps({'data': [data]}) if 'ListAudit' in command else '')
+
+    said, agent = [], Agent()
+    denials = Denials(agent, 60700, said.append)
+    agent.records = [{'audit': f'a-{i}', 'time': i, 'call': 'c', 'permission': 'p', 'reason': 'r'} for i in range(511)]
+    denials.poll()
+    assert len(said) == 511 and said[0].startswith('denied: p for c: r. Audit id a-0,')
+    denials.poll()
+    assert len(said) == 511, 'none is told twice'
+    agent.records = [r | {'audit': f'b-{r["time"]}'} for r in agent.records + agent.records[:1]]
+    denials.poll()
+    assert said[511] == 'denied: more than is kept; of that the last:' and len(said) == 511 + 1 + 512

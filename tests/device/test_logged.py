@@ -20,11 +20,6 @@ for i in range(first, last):
 """ % SOCKET
 
 
-@pytest.fixture(autouse=True)
-def needed(device):
-    device.need("/usr/sbin/h-logged", "/usr/bin/h-logread")
-
-
 def read(device, *arguments, user=None):
     """The records that h-logread shows, as objects."""
     done = device.run("h-logread", "--no-pager", "-o", "json", *arguments, user=user)
