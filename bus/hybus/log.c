@@ -140,6 +140,22 @@ static bool to_logged(int priority, int error, const char *file, int line, const
     return r >= 0 || r == -EAGAIN;
 }
 
+int hybus_log_send(int priority, const void *fields, size_t size)
+{
+    uint8_t data[HLOG_HEAD_SIZE + 8192];
+    int r;
+
+    if (!state.socket)
+        return -ENOTCONN;
+    if (size > sizeof data - HLOG_HEAD_SIZE)
+        return -EMSGSIZE;
+    memcpy(hlog_head(data, (uint8_t)priority, state.dropped), fields, size);
+    r = logged_send(data, HLOG_HEAD_SIZE + size);
+    if (r >= 0)
+        state.dropped = 0;
+    return r;
+}
+
 /* --- the journal, and standard error ----------------------------------------------------------- */
 
 #define FIELD(field) ((struct iovec){.iov_base = (field), .iov_len = strlen(field)})

@@ -27,3 +27,8 @@ HYBUS_EXPORT int hybus_log_full(int priority, int error, const char *file, int l
 #define hybus_notice(...) hybus_log(LOG_NOTICE, __VA_ARGS__)
 #define hybus_info(...) hybus_log(LOG_INFO, __VA_ARGS__)
 #define hybus_debug(...) hybus_log(LOG_DEBUG, __VA_ARGS__)
+
+/* One record of the caller's own making for h-logged: `fields` as interfaces/log-protocol.h has them.
+ * 0: on its way; -EAGAIN: no room there now; other errors: h-logged is not there, or this program
+ * does not run as a unit. The caller then says it some other way. */
+HYBUS_EXPORT int hybus_log_send(int priority, const void *fields, size_t size);

@@ -7,6 +7,7 @@
 #include "log-bus.h"
 #include "log-journal.h"
 #include "log-native.h"
+#include "log-responder.h"
 
 #define STATE_DIRECTORY "/var/lib/hybridos/logged"
 #define RUNTIME_DIRECTORY "/run/hybridos/logged"
@@ -22,6 +23,7 @@ typedef struct Manager {
     log_native *native;
     log_journal *journal;
     log_bus *bus;
+    log_responder *responder;
     sd_event_source *tick;
     bool ticking;
     uint64_t last_stored, next_sync;
@@ -46,6 +48,7 @@ static const hybus_setting settings_table[] = {
 
 static void manager_done(Manager *m)
 {
+    log_responder_free(m->responder);
     log_bus_free(m->bus);
     log_journal_free(m->journal);
     log_native_free(m->native);
@@ -124,6 +127,7 @@ static void on_stored(log_book *b, void *userdata)
     Manager *m = userdata;
 
     log_pipes_wake(m->pipes);
+    log_responder_wake(m->responder);
     if (!m->ticking && sd_event_source_set_time_relative(m->tick, HOUSEKEEPING_USEC) >= 0 &&
         sd_event_source_set_enabled(m->tick, SD_EVENT_ONESHOT) >= 0)
         m->ticking = true;
@@ -195,6 +199,8 @@ static int set_up(Manager *m, hybus_daemon *d)
     r = log_pipes_new(m->event, m->book, &m->pipes);
     if (r >= 0)
         r = log_sync_new(m->event, m->book, &m->sync);
+    if (r >= 0)
+        r = log_responder_new(m->event, m->book, &m->responder);
     if (r >= 0)
         r = sd_event_add_time_relative(m->event, &m->tick, CLOCK_MONOTONIC, HOUSEKEEPING_USEC, 0,
                                        on_tick, m);

@@ -2,7 +2,7 @@
 #pragma once
 
 /* What has been refused, changed, and used for the first time, and why. A bounded ring in memory for
- * h-policy, and a structured record of each in the journal for ever. One subject's records fill at
+ * h-policy, and a structured record of each in h-logged's audit, or in the journal without it. One subject's records fill at
  * most a fixed share of the ring, and what was allowed at most half of it, so that nobody can wash
  * away the traces of somebody else, or their own. What is the same again and again is one record with
  * a count. */
@@ -53,7 +53,7 @@ const AuditRecord *audit_find(const Audit *a, const char *id);
 /* Newest first: the next record older than `number` (UINT64_MAX: the newest), or NULL. */
 const AuditRecord *audit_older(const Audit *a, uint64_t number);
 
-/* The sink of the daemon: one structured journal entry each; a flood of one subject is cut, and how
+/* The sink of the daemon: one structured record each, to h-logged or the journal; a flood of one subject is cut, and how
  * many were cut is said by the next entry, at the latest by audit_journal_end(). */
 void audit_journal(const AuditRecord *record, void *userdata);
 void audit_journal_end(void);

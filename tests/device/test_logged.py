@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """h-logged as it is shipped: what goes in by every road comes out again, once, for those who may see it."""
 import json
+import re
 import struct
 import subprocess
 import threading
@@ -156,10 +157,26 @@ def test_who_may_read_what(device):
         device.run("h-policy", "revoke", rule, check=True)
 
 
+def test_the_audit_is_a_stream_of_its_own(device):
+    stranger = device.user("log-denied", "60974")
+    refused = device.run("busctl", "call", "org.hybridos.Endpoints1", "/org/hybridos/Endpoints1",
+                         "org.hybridos.Endpoints1", "List", user=stranger)
+    audit = re.search(r"audit id ([0-9a-f]+-[0-9]+)", refused.stderr)[1]
+    record = wait_for(device, 1, "--audit", f"AUDIT={audit}")[0]
+    assert record["VERDICT"] == "denied" and record["PERMISSION"] == "endpoint.list" and record["audit"]
+    assert record["UNIT"] == "h-securityd.service" and "60974" in record["SUBJECT"] + record["MESSAGE"]
+    assert audit in device.run("h-policy", "explain", audit, check=True).stdout
+    # A flood through the log and the journal does not reach it.
+    script = device.put_text(SENDER, "sender.py")
+    device.run("python3", script, "washing", "0", "40000", check=True)
+    assert len(read(device, "--audit", f"AUDIT={audit}")) == 1
+    assert read(device, f"AUDIT={audit}") == []
+
+
 def test_revocation_closes_the_pipe(device):
     reader = device.user("log-reader", "60973")
     device.run("h-policy", "grant", "--id", "test-follow", "unix:log-reader", "log.read", "log.read-own", check=True)
-    process = device.popen("h-logread", "-f", "-n", "0", "-o", "cat", user=reader, stdout=subprocess.PIPE,
+    process = device.popen("h-logread", "-f", "-n", "0", "-o", "cat", "-g", "followed-", user=reader, stdout=subprocess.PIPE,
                            stderr=subprocess.PIPE, text=True)
     try:
         device.wait(lambda: "pipes" in device.run("h-logread", "--statistics").stdout
@@ -173,7 +190,7 @@ def test_revocation_closes_the_pipe(device):
         thread = threading.Thread(target=lambda: rest.append(process.stdout.read()))
         thread.start()
         thread.join(60)
-        assert rest and "followed-after" not in rest[0], "the pipe has not ended, or gave what it must not"
+        assert rest == [""], "the pipe has not ended, or gave what it must not"
     finally:
         process.kill()
         process.wait()
@@ -195,3 +212,71 @@ def test_a_flood_is_counted(device):
     notes = read(device, "-u", "flood.service", "-g", "were dropped")
     assert stored + sum(int(n["DROPPED"]) for n in notes) == 20000
     assert stored < 10000
+
+
+@pytest.fixture
+def http(device):
+    """Asks /system/log with a token that may read the log."""
+    device.need("/usr/sbin/h-httpd")
+    device.run("h-policy", "token", "remove", "log-test")
+    token = device.run("h-policy", "token", "add", "log-test", check=True).stdout.split()[-1]
+    device.run("h-policy", "grant", "--id", "test-http", "token:log-test", "log.read", check=True)
+    header = device.put_text(f"Authorization: Bearer {token}\n", "log-header")
+    yield lambda path, *arguments: device.curl("/system/log" + path, "--header", "@" + header, *arguments)
+    device.run("h-policy", "revoke", "test-http", check=True)
+
+
+def test_over_http(device, http):
+    send(device, (1, None, b"over-http <b>one</b>"), (0x80, b"PIN", b"1234"))
+    wait_for(device, 1, "-g", "over-http")
+    assert device.status("/system/log") == 401
+    records = [json.loads(line) for line in http("?text=over-http").stdout.splitlines()]
+    assert [r["MESSAGE"] for r in records] == ["over-http <b>one</b>"] and records[0]["PIN"] == {"secret": 4}
+    assert http("?text=over-http", "--header", "Accept: text/plain").stdout.endswith(": over-http <b>one</b>\n")
+    page = http("?text=over-http", "--include", "--header", "Accept: text/html").stdout
+    assert "over-http &lt;b&gt;one&lt;/b&gt;" in page and "content-security-policy: default-src 'none'" in page
+    # The audit takes a permission of its own, in whatever way it is asked for.
+    code = ["--output", "/dev/null", "--write-out", "%{http_code}"]
+    assert http("/audit", *code).stdout == "403" and http("?audit=1", *code).stdout == "400"
+    assert http("/nothing", *code).stdout == "404"
+    # All of it, in order, however much there is.
+    script = device.put_text(SENDER, "sender.py")
+    device.run("python3", script, "many", "0", "4000", check=True)
+    wait_for(device, 4000, "-t", "sender", "-g", "many ")
+    records = [json.loads(line) for line in http("?identifier=sender&text=many%20").stdout.splitlines()]
+    assert [r["MESSAGE"] for r in records] == [f"many {i}" for i in range(4000)]
+    after = http(f"?text=many%20&cursor={records[-3]['cursor']}").stdout.splitlines()
+    assert [json.loads(line)["MESSAGE"] for line in after] == ["many 3998", "many 3999"]
+
+
+def test_live_over_http(device, http):
+    """As a stream of every record, and as events that name the cursor to go on from."""
+    header = "@/run/hybridos-tests/log-header"
+    curl = ["curl", "--silent", "--insecure", "--no-buffer", "--max-time", "60", "--header", header]
+    stream = device.popen(*curl, "https://localhost:8443/system/log?follow=1&text=live-", stdout=subprocess.PIPE,
+                          text=True)
+    events = device.popen(*curl, "--header", "Accept: text/event-stream",
+                          "https://localhost:8443/system/log/unit/live.service", stdout=subprocess.PIPE, text=True)
+    try:
+        # The events begin with the newest records, so one that is there says that they are watched.
+        say = ["systemd-run", "--wait", "--unit", "live.service", "sh", "-c", "echo live-$(date +%s)"]
+        seen, ids = [], []
+        for _ in range(3):
+            device.run(*say, check=True)
+            record = json.loads(stream.stdout.readline())
+            while not record["MESSAGE"].startswith("live-"):
+                record = json.loads(stream.stdout.readline())
+            seen.append(record["cursor"])
+            while True:
+                line = events.stdout.readline()
+                assert line, "the events have ended"
+                if line.startswith("id: "):
+                    ids.append(line[4:].strip())
+                if line.startswith("data: ") and f'"{record["cursor"]}"' in line:
+                    break
+        assert len(set(seen)) == 3 and ids == sorted(ids)
+        assert int(ids[-1]) >= int(seen[-1])
+    finally:
+        for process in (stream, events):
+            process.kill()
+            process.wait()

@@ -9,6 +9,7 @@
 
 #include "log-format.h"
 #include "log-native.h"
+#include "log-responder.h"
 
 #define SECOND 1000000ull
 
@@ -448,6 +449,54 @@ static void test_datagrams(void **state)
 #undef TAKE
 }
 
+/* --- /system/log
+ * ---------------------------------------------------------------------------------------- */
+
+static int parse(const char *path, const char *query, log_filter *f, bool *follow)
+{
+    log_filter_done(f);
+    return log_responder_parse(path, query, now.realtime, f, follow);
+}
+
+static void test_requests(void **state)
+{
+    log_filter f = {};
+    const char *type;
+    bool follow;
+
+    assert_int_equal(parse("/", "", &f, &follow), 0);
+    assert_false(follow || f.audit);
+    assert_int_equal(parse("/", "unit=h-%2a&text=a+b%26c&follow&limit=5", &f, &follow), 0);
+    assert_string_equal(f.unit, "h-*");
+    assert_string_equal(f.text, "a b&c");
+    assert_int_equal(f.limit, 5);
+    assert_true(follow);
+    assert_int_equal(parse("/audit", "follow=0", &f, &follow), 0);
+    assert_true(f.audit && !follow);
+    assert_int_equal(parse("/unit/a.service", "", &f, &follow), 0);
+    assert_string_equal(f.unit, "a.service");
+    assert_int_equal(parse("/priority/err", "", &f, &follow), 0);
+    assert_true(f.has_severity && f.severity == 3);
+    /* What a path is not allowed to show, a query cannot ask for either. */
+    assert_int_equal(parse("/", "audit=1", &f, &follow), -EINVAL);
+    assert_int_equal(parse("/", "%61udit=1", &f, &follow), -EINVAL);
+    assert_int_equal(parse("/", "follow=1&reverse=1", &f, &follow), -EINVAL);
+    assert_int_equal(parse("/", "text=%zz", &f, &follow), -EINVAL);
+    assert_int_equal(parse("/", "text=%2", &f, &follow), -EINVAL);
+    assert_int_equal(parse("/", "text=a%00b", &f, &follow), -EINVAL);
+    assert_int_equal(parse("/", "colour=red", &f, &follow), -EINVAL);
+    assert_int_equal(parse("/audit/x", "", &f, &follow), -ENOENT);
+    assert_int_equal(parse("/unit/", "", &f, &follow), -ENOENT);
+    assert_int_equal(parse("/priority/loud", "", &f, &follow), -ENOENT);
+
+    assert_int_equal(log_responder_format(NULL, &type), LOG_FORMAT_JSON);
+    assert_int_equal(log_responder_format("*/*", &type), LOG_FORMAT_JSON);
+    assert_int_equal(log_responder_format("application/json, text/html", &type), LOG_FORMAT_JSON);
+    assert_int_equal(log_responder_format("text/html,application/xml;q=0.9", &type),
+                     LOG_FORMAT_HTML);
+    assert_int_equal(log_responder_format("image/png, text/plain", &type), LOG_FORMAT_SHORT);
+}
+
 static unsigned asked;
 
 static int fake_unit(uint32_t pid, char ret[LOG_UNIT_MAX])
@@ -499,6 +548,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_overtaken, fresh, done),
         cmocka_unit_test_setup_teardown(test_formats, fresh, done),
         cmocka_unit_test_setup_teardown(test_datagrams, fresh, done),
+        cmocka_unit_test(test_requests),
         cmocka_unit_test(test_units),
     };
 
