@@ -6,7 +6,6 @@ import re
 import sys
 import threading
 
-import pytest
 import simulated
 
 sys.path.insert(0, str(simulated.ROOT / 'tests/coapd'))
