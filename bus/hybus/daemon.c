@@ -262,9 +262,10 @@ static void help(const hybus_daemon_info *info)
            info->component, info->description);
     if (info->settings)
         printf("      --config=PATH   Read this file, or %s.conf and %s.conf.d/ in this\n"
-               "                      directory, instead of the standard places\n"
-               "      --check-config  Check the configuration and end\n",
+               "                      directory, instead of the standard places\n",
                info->component, info->component);
+    if (info->settings || info->check)
+        printf("      --check-config  Check the configuration and end\n");
 }
 
 static int parse_arguments(hybus_daemon *d, int argc, char *argv[])
@@ -329,6 +330,9 @@ int hybus_daemon_new(const hybus_daemon_info *info, int argc, char *argv[], hybu
     if (r < 0)
         return r;
     if (d->check_config) {
+        r = info->check && !d->config_path ? info->check() : 0;
+        if (r < 0)
+            return r;
         puts("The configuration is good.");
         return 0;
     }

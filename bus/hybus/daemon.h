@@ -44,6 +44,9 @@ typedef struct hybus_daemon_info {
     /* SIGHUP: the new settings have been read and accepted; adopt them. May be NULL. `userdata` is
      * what hybus_daemon_run() got. */
     int (*reload)(hybus_daemon *d, void *userdata);
+    /* --check-config: looks at what else is read in the standard places, and says what is wrong
+     * there. Not asked with --config. May be NULL. */
+    int (*check)(void);
     /* Asked to end: stop taking new work. Return 0 when done, 1 when hybus_daemon_stopped() will be
      * called later. May be NULL. */
     int (*stop)(hybus_daemon *d, void *userdata);

@@ -27,19 +27,39 @@ static void manager_done(Manager *m)
     registrar_free(m->registrar);
 }
 
-/* With bad manifests the ones before go on. */
-static int load_manifests(Manager *m)
+static int read_manifests(endpoints_spec **ret, size_t *ret_n)
 {
     static const char *const directories[] = {"/etc/hybridos/apps.d", "/run/hybridos/apps.d",
                                               "/usr/lib/hybridos/apps.d", NULL};
     _cleanup_(hybus_config_error_done) hybus_config_error e = {};
+    int r = manifest_load(directories, manifest_system_user, ret, ret_n, &e);
+
+    if (r < 0 && e.message) /* it says where and what */
+        return hybus_log_errno(LOG_ERR, 0, "Cannot read the manifests: %s", e.message), r;
+    return r < 0 ? hybus_log_errno(LOG_ERR, r, "Cannot read the manifests") : 0;
+}
+
+static int check_manifests(void)
+{
+    endpoints_spec *specs;
+    size_t n;
+    int r = read_manifests(&specs, &n);
+
+    if (r >= 0)
+        manifest_done(specs, n);
+    return r;
+}
+
+/* With bad manifests the ones before go on. */
+static int load_manifests(Manager *m)
+{
     endpoints_spec *specs;
     size_t n;
     int r;
 
-    r = manifest_load(directories, manifest_system_user, &specs, &n, &e);
+    r = read_manifests(&specs, &n);
     if (r < 0)
-        return hybus_log_errno(LOG_ERR, r, "Cannot read the manifests: %s", strempty(e.message));
+        return r;
     r = registrar_set_manifests(m->registrar, specs, n);
     manifest_done(specs, n);
     return r < 0 ? hybus_log_errno(LOG_ERR, r, "Cannot adopt the manifests") : 0;
@@ -91,6 +111,7 @@ int main(int argc, char *argv[])
         .interfaces = interfaces,
         .mediate = true,
         .reload = reload,
+        .check = check_manifests,
     };
     _cleanup_(hybus_daemon_freep) hybus_daemon *daemon = NULL;
     _cleanup_(manager_done) Manager manager = {};

@@ -117,22 +117,8 @@ static int manager_publish(Manager *m, hybus_daemon *d)
     return r;
 }
 
-static const char *const interfaces[] = {"org.hybridos.Security1", NULL};
-
-/* Its own filter asks over the private socket like everybody's, never waiting: one judge, one way. */
-static const hybus_daemon_info info = {
-    .component = "securityd",
-    .concept = "Security",
-    .description = "The policy agent of HybridOS: who may do what, and why",
-    .interfaces = interfaces,
-    .settings = settings,
-    .settings_size = sizeof(SecuritySettings),
-    .mediate = true,
-    .reload = on_reload,
-};
-
-/* --check-config in the standard places looks at the policy and interface files too. */
-static int check_files(int argc, char *argv[])
+/* --check-config: the policy and interface files too. */
+static int check_files(void)
 {
     static const char *const directories[] = {"/etc/hybridos/policy.d", "/var/lib/hybridos/policy.d",
                                               "/usr/lib/hybridos/policy.d", NULL};
@@ -146,8 +132,6 @@ static int check_files(int argc, char *argv[])
     PolicyNotes notes = {0};
     int r;
 
-    if (argc != 2 || !streq(argv[1], "--check-config"))
-        return 0;
     r = policy_read_directories(directories, &policy, &notes, &e);
     if (r >= 0)
         r = catalogue_read(sources, ELEMENTS(sources), policy_file_check, &catalogue, &e);
@@ -161,6 +145,21 @@ static int check_files(int argc, char *argv[])
     return r;
 }
 
+static const char *const interfaces[] = {"org.hybridos.Security1", NULL};
+
+/* Its own filter asks over the private socket like everybody's, never waiting: one judge, one way. */
+static const hybus_daemon_info info = {
+    .component = "securityd",
+    .concept = "Security",
+    .description = "The policy agent of HybridOS: who may do what, and why",
+    .interfaces = interfaces,
+    .settings = settings,
+    .settings_size = sizeof(SecuritySettings),
+    .mediate = true,
+    .reload = on_reload,
+    .check = check_files,
+};
+
 int main(int argc, char *argv[])
 {
     _cleanup_(hybus_daemon_freep) hybus_daemon *daemon = NULL;
@@ -170,7 +169,7 @@ int main(int argc, char *argv[])
     json_set_alloc_funcs(malloc, wiping_free);
     r = hybus_daemon_new(&info, argc, argv, &daemon);
     if (r <= 0)
-        return hybus_daemon_exit_status(r < 0 ? r : check_files(argc, argv));
+        return hybus_daemon_exit_status(r);
     r = manager_open(&manager, daemon);
     if (r >= 0)
         r = hybus_daemon_connect(daemon);

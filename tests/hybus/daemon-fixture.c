@@ -23,6 +23,11 @@ static int reload(hybus_daemon *d, void *userdata)
     return 0;
 }
 
+static int check(void)
+{
+    return getenv("FIXTURE_BAD_FILE") ? -EBADMSG : 0;
+}
+
 static int get_count(sd_bus_message *m, void *userdata, sd_bus_error *error)
 {
     const uint64_t *count = userdata;
@@ -48,6 +53,7 @@ int main(int argc, char *argv[])
         .settings_size = sizeof(Settings),
         .mediate = true,
         .reload = reload,
+        .check = check,
         .idle_exit_usec = getenv("FIXTURE_IDLE") ? 200000 : 0,
     };
     _cleanup_(hybus_daemon_freep) hybus_daemon *daemon = NULL;

@@ -177,6 +177,32 @@ static void test_check_config(void **state)
     assert_int_equal(ended(f), 0);
 }
 
+static int checked(const char *option)
+{
+    pid_t pid = fork();
+    int status;
+
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        execl(program, "h-fixtured", "--check-config", option, NULL);
+        _exit(127);
+    }
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_true(WIFEXITED(status));
+    return WEXITSTATUS(status);
+}
+
+/* What a daemon reads beside its settings is looked at in the standard places. */
+static void test_check_more(void **state)
+{
+    assert_int_equal(checked(NULL), 0);
+    setenv("FIXTURE_BAD_FILE", "1", 1);
+    assert_int_equal(checked(NULL), 1);
+    assert_int_equal(checked("--config=/dev/null"), 0);
+    unsetenv("FIXTURE_BAD_FILE");
+}
+
 /* Somebody sits on the name while the service restarts: it does not run without its name. */
 static void test_name_taken(void **state)
 {
@@ -304,6 +330,7 @@ int main(int argc, char *argv[])
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_life, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_check_config, set_up, tear_down),
+        cmocka_unit_test(test_check_more),
         cmocka_unit_test_setup_teardown(test_name_taken, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_bus_lost, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_idle_exit, set_up, tear_down),
