@@ -131,7 +131,7 @@ int endpoints_spec_set_namespace(endpoints_spec *s, const char *value, size_t si
     return set_string(&s->ns, value, size);
 }
 
-/* A title is shown to people: UTF-8 is checked where it goes out, controls end here. */
+/* A title is shown to people: printable ASCII. */
 int endpoints_spec_set_title(endpoints_spec *s, const char *value, size_t size)
 {
     if (size > ENDPOINTS_TITLE_MAX)
