@@ -8,6 +8,9 @@
 
 #include <openssl/rand.h>
 
+#define LINK_FORMAT 40u
+#define LINK_AGAIN_USEC (50u * 1000u)
+#define LINK_TRIES 50u
 #define CONTINUE ((coap_pdu_code_t)COAP_RESPONSE_CODE(231))
 #define INCOMPLETE ((coap_pdu_code_t)COAP_RESPONSE_CODE(408))
 #define TOO_LARGE ((coap_pdu_code_t)COAP_RESPONSE_CODE(413))
@@ -42,9 +45,11 @@ static CoapdExchange *exchange_new(CoapdSession *s, uint64_t key)
     x->busy = 1;
     x->key = key;
     x->szx = 6;
+    x->accept = COAPD_FORMAT_NONE;
     x->answer = COAPD_ANSWER(0);
     list_init(&x->acknowledge.node);
     list_init(&x->linger.node);
+    list_init(&x->again.node);
     x->acknowledge.fire = on_acknowledge;
     x->linger.fire = on_linger;
     list_append(&s->exchanges, &x->node);
@@ -76,6 +81,7 @@ void coapd_exchange_free(CoapdExchange *x)
 
     timer_stop(&x->acknowledge);
     timer_stop(&x->linger);
+    timer_stop(&x->again);
     if (x->observer)
         coapd_observer_free(TAKE_PTR(x->observer));
     endpoint_request_free(x->request);
@@ -151,13 +157,20 @@ static int hold(CoapdExchange *x, const void *data, size_t size)
     return 0;
 }
 
+/* The client has said what it takes, and this is something else. */
+static bool is_mismatch(const CoapdExchange *x)
+{
+    return COAP_RESPONSE_CLASS(x->answer.code) == 2 && x->accept != COAPD_FORMAT_NONE &&
+           x->answer.format != x->accept && (x->body_size > 0 || !x->ended);
+}
+
 /* Blocks that the client has behind it make room for what follows. */
 static void drop_old(CoapdExchange *x)
 {
     size_t keep_from = x->wanted > COAPD_HISTORY ? x->wanted - COAPD_HISTORY : 0;
     size_t n;
 
-    if (x->ended || keep_from <= x->body_at)
+    if (x->ended || keep_from <= x->body_at || is_mismatch(x))
         return;
     n = MIN_OF(keep_from - x->body_at, x->body_size);
     memmove(x->body, x->body + n, x->body_size - n);
@@ -165,6 +178,29 @@ static void drop_old(CoapdExchange *x)
     x->body_size -= n;
     if (x->request)
         endpoint_request_consumed(x->request, n);
+}
+
+/* --- formats ------------------------------------------------------------------------------------
+ */
+
+/* The whole body, in the format that is wanted. */
+static int convert(CoapdExchange *x)
+{
+    uint8_t *bytes = NULL;
+    size_t size = 0;
+    int r;
+
+    r = coapd_convert(x->answer.format, x->accept, x->body, x->body_size, &bytes, &size);
+    if (r < 0)
+        return r;
+    x->body_size = 0;
+    r = hold(x, bytes, size);
+    free(bytes);
+    x->answer.format = x->accept;
+    /* Another representation has another tag. */
+    if (x->answer.etag.size > 0)
+        coapd_etag_of_body(x->body, x->body_size, &x->answer.etag);
+    return r;
 }
 
 static bool has_etag(const CoapdExchange *x, const coapd_etag *e)
@@ -199,7 +235,7 @@ static void answer_valid(coapd_answer *a)
     a->block2.there = a->has_size2 = false;
 }
 
-static void fill_payload(CoapdExchange *x, coapd_answer *a, size_t size, bool whole)
+static void fill_payload(CoapdExchange *x, coapd_answer *a, bool whole)
 {
     size_t left = x->body_at + x->body_size - x->wanted;
     size_t most = coapd_block_size(x->szx);
@@ -224,6 +260,8 @@ static void fill_error(CoapdExchange *x, coapd_answer *a, char *text, size_t roo
     a->format = COAPD_FORMAT_NONE;
     a->payload = text;
     a->payload_size = coapd_diagnostic(x->body, x->body_size, text, room);
+    if (!x->session->verified)
+        a->payload_size = MIN_OF(a->payload_size, 2 * x->request_size);
     if (a->code == TOO_LARGE) {
         a->has_size1 = true;
         a->size1 = (uint32_t)x->session->coapd->settings->body;
@@ -244,6 +282,10 @@ static void finish(CoapdExchange *x, coapd_answer *a)
         coapd_observer_answer(TAKE_PTR(x->observer), a);
     if (a->block2.there)
         x->session->coapd->counters.blocks++;
+    if (a->block2.there && !x->session->verified) {
+        a->echo_size = COAPD_ECHO_SIZE;
+        coapd_echo_make(x->session, a->echo);
+    }
     (void)coapd_send_answer(x->session, &x->message, a);
     if (!more && x->ended)
         coapd_exchange_free(x);
@@ -267,19 +309,30 @@ static bool is_ready(const CoapdExchange *x, bool whole)
 
     if (x->ended)
         return true;
-    if (COAP_RESPONSE_CLASS(x->answer.code) != 2)
+    if (COAP_RESPONSE_CLASS(x->answer.code) != 2 || is_mismatch(x))
         return false;
     return !whole && there > x->wanted + coapd_block_size(x->szx);
+}
+
+/* Does all of it, as far as it is there, fit into one message? */
+static bool is_whole(CoapdExchange *x)
+{
+    size_t there = x->body_at + x->body_size;
+    uint8_t szx = coapd_echo_szx(x->session, x->szx, x->request_size);
+    size_t most =
+        x->session->reliable ? coapd_session_payload_room(x->session) : coapd_block_size(szx);
+
+    x->szx = szx;
+    return !x->blockwise && there <= most;
 }
 
 /* Sends what there is to send. The exchange may be gone afterwards. */
 static void progress(CoapdExchange *x)
 {
-    size_t there = x->body_at + x->body_size;
-    bool whole = !x->blockwise && there <= coapd_session_payload_room(x->session) &&
-                 (x->session->reliable || there <= COAPD_BLOCK_SIZE_MAX);
-    coapd_answer a = x->answer;
+    size_t there;
+    coapd_answer a;
     char text[256];
+    bool whole;
 
     if (!x->waiting) {
         if (x->ended && x->failed)
@@ -290,9 +343,19 @@ static void progress(CoapdExchange *x)
         finish_refused(x, x->replied ? COAP_RESPONSE_CODE(502) : UNAVAILABLE);
         return;
     }
+    whole = is_whole(x);
     if (!x->replied || !is_ready(x, whole) ||
         (x->observer && coapd_observer_undecided(x->observer)))
         return;
+    if (is_mismatch(x)) {
+        if (x->body_at > 0 || convert(x) < 0) {
+            finish_refused(x, COAP_RESPONSE_CODE(406));
+            return;
+        }
+        whole = is_whole(x);
+    }
+    a = x->answer;
+    there = x->body_at + x->body_size;
     if (COAP_RESPONSE_CLASS(a.code) != 2) {
         fill_error(x, &a, text, sizeof(text));
     } else if (x->wanted > there || (x->wanted == there && x->wanted > 0)) {
@@ -303,7 +366,7 @@ static void progress(CoapdExchange *x)
         answer_valid(&a);
     } else {
         x->blockwise = x->blockwise || !whole;
-        fill_payload(x, &a, there, whole);
+        fill_payload(x, &a, whole);
     }
     finish(x, &a);
 }
@@ -358,7 +421,8 @@ static void on_data(endpoint_request *r, const void *data, size_t size, bool end
     if (error && x->body_size + size > COAPD_BLOCK_SIZE_MAX) /* of an error, a line is enough */
         size = 0;
     x->ended = end;
-    if (hold(x, data, size) < 0)
+    /* What is to be converted has to be whole, and no more than that is held. */
+    if (hold(x, data, size) < 0 || (!end && is_mismatch(x) && x->body_size >= COAPD_CONVERT_MAX))
         x->failed = x->ended = true;
     go_on(x);
 }
@@ -466,6 +530,14 @@ static const char *etag_list(const coapd_etag *tags, size_t n, char *text, size_
     return text;
 }
 
+/* The other one is as good: it is converted here. */
+static const char *accept_of(const coapd_question *q)
+{
+    return q->accept == COAPD_FORMAT_JSON   ? "application/json, application/cbor;q=0.5"
+           : q->accept == COAPD_FORMAT_CBOR ? "application/cbor, application/json;q=0.5"
+                                            : coapd_format_name(q->accept);
+}
+
 static void ask_core(CoapdExchange *x, const coapd_question *q)
 {
     char matches[64], tags[64];
@@ -480,7 +552,7 @@ static void ask_core(CoapdExchange *x, const coapd_question *q)
     endpoint_request *request;
 
     add_field(fields, &info.n_headers, "host", q->host[0] ? q->host : x->session->local_name);
-    add_field(fields, &info.n_headers, "accept", coapd_format_name(q->accept));
+    add_field(fields, &info.n_headers, "accept", accept_of(q));
     add_field(fields, &info.n_headers, "content-type", coapd_format_name(q->format));
     add_field(fields, &info.n_headers, "if-match",
               etag_list(q->if_match, q->n_if_match, matches, sizeof(matches)));
@@ -497,6 +569,52 @@ static void ask_core(CoapdExchange *x, const coapd_question *q)
         progress(x);
     else if (x->uploading)
         answer_continue(x);
+}
+
+/* --- requests in CBOR: a responder is spoken to in JSON
+ * -------------------------------------------
+ */
+
+static bool is_converted(const CoapdSession *s, const coapd_question *q)
+{
+    return s->coapd->settings->convert && q->format == COAPD_FORMAT_CBOR &&
+           (q->payload_size > 0 || q->block1.there);
+}
+
+static void ask_converted(CoapdExchange *x, const coapd_question *q, const void *data, size_t size)
+{
+    coapd_question asked = *q;
+    uint8_t *json = NULL;
+    size_t n = 0;
+    int r = coapd_cbor_to_json(data, size, &json, &n);
+
+    x->collecting = false;
+    x->body_size = 0; /* it was the request's */
+    if (r < 0) {
+        finish_refused(x, r == -EMSGSIZE ? TOO_LARGE : COAP_RESPONSE_CODE(400));
+        return;
+    }
+    asked.format = COAPD_FORMAT_JSON;
+    asked.payload = json;
+    asked.payload_size = n;
+    ask_core(x, &asked);
+    free(json);
+}
+
+static void collect(CoapdExchange *x, const coapd_question *q)
+{
+    size_t most = MIN_OF(x->session->coapd->settings->body, (uint64_t)COAPD_CONVERT_MAX);
+
+    x->collecting = x->uploading = true;
+    if (q->payload_size > most - x->body_size || hold(x, q->payload, q->payload_size) < 0) {
+        finish_refused(x, TOO_LARGE);
+        return;
+    }
+    x->uploaded += q->payload_size;
+    if (q->block1.more)
+        answer_continue(x);
+    else
+        ask_converted(x, q, x->body, x->body_size);
 }
 
 /* What the client asks for cannot be asked in HTTP's words, or is too much. */
@@ -545,6 +663,8 @@ static void take_question(CoapdExchange *x, const coapd_message *m, const coapd_
     Coapd *d = x->session->coapd;
 
     x->message = *m;
+    x->request_size = q->size;
+    x->accept = q->accept;
     x->waiting = true;
     x->method = q->method;
     x->block1 = q->block1;
@@ -559,6 +679,53 @@ static void take_question(CoapdExchange *x, const coapd_message *m, const coapd_
     if (!x->session->reliable)
         timer_start(&d->timers, TIMERS_SHORT, &x->acknowledge,
                     timer_now() + d->settings->acknowledge);
+}
+
+/* --- /.well-known/core --------------------------------------------------------------------------
+ */
+
+static void answer_links(CoapdExchange *x)
+{
+    char *text = NULL;
+    size_t size = 0;
+    int r = coapd_links(x->session, x->query, &text, &size);
+
+    if (r == -EAGAIN && x->tries++ < LINK_TRIES) {
+        timer_start(&x->session->coapd->timers, TIMERS_SHORT, &x->again,
+                    timer_now() + LINK_AGAIN_USEC);
+        return;
+    }
+    if (r >= 0)
+        r = hold(x, text, size);
+    free(text);
+    if (r < 0) {
+        finish_refused(x, UNAVAILABLE);
+        return;
+    }
+    x->answer = COAPD_ANSWER(COAP_RESPONSE_CODE(205));
+    x->answer.format = LINK_FORMAT;
+    x->replied = x->ended = true;
+    progress(x);
+}
+
+static void on_again(endpoint_timer *t)
+{
+    answer_links(list_entry(t, CoapdExchange, again));
+}
+
+static void list_links(CoapdExchange *x, const coapd_question *q)
+{
+    if (!streq(q->method, "GET")) {
+        finish_refused(x, COAP_RESPONSE_CODE(405));
+        return;
+    }
+    if (strlen(q->query) >= sizeof(x->query)) {
+        finish_refused(x, COAP_RESPONSE_CODE(400));
+        return;
+    }
+    memcpy(x->query, q->query, strlen(q->query) + 1);
+    x->again.fire = on_again;
+    answer_links(x);
 }
 
 static void begin(CoapdSession *s, coapd_message *m, const coapd_question *q)
@@ -576,9 +743,16 @@ static void begin(CoapdSession *s, coapd_message *m, const coapd_question *q)
         return;
     }
     take_question(x, m, q);
-    if (q->observe == 0 && streq(q->method, "GET"))
+    if (q->observe == 0 && streq(q->method, "GET") && !streq(q->path, COAPD_WELL_KNOWN))
         x->observer = coapd_observer_new(x, q);
-    ask_core(x, q);
+    if (streq(q->path, COAPD_WELL_KNOWN))
+        list_links(x, q);
+    else if (is_converted(s, q) && q->block1.there)
+        collect(x, q);
+    else if (is_converted(s, q))
+        ask_converted(x, q, q->payload, q->payload_size);
+    else
+        ask_core(x, q);
 }
 
 static void continue_upload(CoapdSession *s, coapd_message *m, const coapd_question *q)
@@ -602,7 +776,10 @@ static void continue_upload(CoapdSession *s, coapd_message *m, const coapd_quest
         return;
     }
     take_question(x, m, q);
-    next_upload(x, q);
+    if (x->collecting)
+        collect(x, q);
+    else
+        next_upload(x, q);
 }
 
 static void continue_download(CoapdSession *s, coapd_message *m, const coapd_question *q)
@@ -671,6 +848,8 @@ void coapd_on_request(coap_resource_t *resource, coap_session_t *session, const 
     m.idempotent = q.idempotent;
     coapd_record_new(s, &m);
     coapd_session_hold(s);
+    if (q.echo)
+        coapd_echo_check(s, q.echo, q.echo_size);
     if (q.observe >= 0)
         coapd_observer_cancel(s, &m);
     if (refused) {
@@ -703,7 +882,7 @@ int coapd_exchange_of_value(CoapdSession *s, uint64_t key, const void *body, siz
     x->szx = szx;
     x->answer = *a;
     x->answer.has_observe = false;
-    fill_payload(x, a, size, false);
+    fill_payload(x, a, false);
     timer_start(&s->coapd->timers, TIMERS_REQUEST, &x->linger, timer_now() + COAPD_LINGER_USEC);
     return 0;
 }

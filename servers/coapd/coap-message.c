@@ -268,13 +268,16 @@ coap_pdu_code_t coapd_question_parse(const coap_pdu_t *pdu, bool reliable, coapd
     q->no_response = 0;
     q->echo = q->payload = NULL;
     q->echo_size = q->payload_size = 0;
+    q->size = 4 + coap_pdu_get_token(pdu).length;
     q->host[0] = 0;
     if (!take_method(q, coap_pdu_get_code(pdu)))
         return COAP_RESPONSE_CODE(405);
     coap_option_iterator_init(pdu, &it, COAP_OPT_ALL);
     while ((opt = coap_option_next(&it))) {
-        coap_pdu_code_t refused =
-            check_option(&w, it.number, (span){coap_opt_value(opt), coap_opt_length(opt)});
+        coap_pdu_code_t refused;
+
+        q->size += coap_opt_length(opt) + 1;
+        refused = check_option(&w, it.number, (span){coap_opt_value(opt), coap_opt_length(opt)});
 
         if (refused)
             return refused;
@@ -285,6 +288,7 @@ coap_pdu_code_t coapd_question_parse(const coap_pdu_t *pdu, bool reliable, coapd
     q->query[w.query] = 0;
     q->key = hash(hash(q->key, q->path, w.path), q->query, w.query);
     (void)coap_get_data(pdu, &q->payload_size, &q->payload);
+    q->size += q->payload_size;
     if (q->observe > 1)
         q->observe = -1; /* any other value counts as not there (RFC 7641, 2) */
     return 0;

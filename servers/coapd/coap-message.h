@@ -48,6 +48,7 @@ typedef struct coapd_question {
     size_t n_etags, n_if_match;
     bool if_none_match;
     uint8_t no_response; /* RFC 7967: classes that are not wanted */
+    size_t size;         /* bytes of the message, about */
     const uint8_t *echo, *payload;
     size_t echo_size, payload_size;
     uint64_t key; /* the same for all blocks of one request, different for others */

@@ -32,6 +32,7 @@ struct CoapdObserver {
     endpoint_timer later;
     coapd_message message; /* its token */
     uint64_t key;
+    size_t request_size;
     uint32_t accept;
     uint8_t szx;
     bool started, registered, ended;
@@ -99,7 +100,7 @@ static bool must_confirm(const CoapdObserver *o, uint64_t now)
         return false;
     if (!can_see(o))
         return o->confirm_usec == 0 || since > BLIND_USEC;
-    return o->confirm_usec == 0 || o->unconfirmed >= UNCONFIRMED_MAX ||
+    return o->confirm_usec == 0 || !o->session->verified || o->unconfirmed >= UNCONFIRMED_MAX ||
            since > o->session->coapd->settings->confirm;
 }
 
@@ -133,32 +134,54 @@ static void push_end(CoapdObserver *o, coap_pdu_code_t code)
     coapd_observer_free(o);
 }
 
-static bool fits(const CoapdObserver *o, const coapd_value *v)
+static uint8_t szx_of(const CoapdObserver *o)
 {
-    return v->size <= coapd_session_payload_room(o->session) &&
-           (o->session->reliable || v->size <= coapd_block_size(o->szx));
+    return coapd_echo_szx(o->session, o->szx, o->request_size);
+}
+
+static bool fits(const CoapdObserver *o, size_t size)
+{
+    return size <= coapd_session_payload_room(o->session) &&
+           (o->session->reliable || size <= coapd_block_size(szx_of(o)));
+}
+
+/* In the format that the client takes; -ENOTSUP and the like. */
+static int fill_value(const CoapdObserver *o, const coapd_value *v, coapd_answer *a, uint8_t **made)
+{
+    size_t size = 0;
+    int r;
+
+    a->format = v->format;
+    a->payload = v->body;
+    a->payload_size = v->size;
+    if (o->accept == COAPD_FORMAT_NONE || o->accept == v->format)
+        return 0;
+    r = coapd_convert(v->format, o->accept, v->body, v->size, made, &size);
+    if (r < 0)
+        return r;
+    a->format = o->accept;
+    a->payload = *made;
+    a->payload_size = size;
+    return 0;
 }
 
 static void push_value(CoapdObserver *o)
 {
     coapd_value *v = TAKE_PTR(o->value);
     coapd_answer a = COAPD_ANSWER(COAP_RESPONSE_CODE(205));
-    bool negotiable = o->accept == COAPD_FORMAT_NONE || o->accept == v->format;
+    _cleanup_(freep) uint8_t *made = NULL;
 
-    if (v->gone || !negotiable) {
+    if (v->gone || fill_value(o, v, &a, &made) < 0) {
         push_end(o, v->gone ? COAP_RESPONSE_CODE(404) : COAP_RESPONSE_CODE(406));
         value_unref(v);
         return;
     }
-    a.format = v->format;
     a.has_observe = true;
     a.observe = v->number;
     a.has_max_age = v->has_max_age;
     a.max_age = v->max_age;
-    a.payload = v->body;
-    a.payload_size = v->size;
-    if (fits(o, v) ||
-        coapd_exchange_of_value(o->session, o->key, v->body, v->size, o->szx, &a) == 0) {
+    if (fits(o, a.payload_size) || coapd_exchange_of_value(o->session, o->key, a.payload,
+                                                           a.payload_size, szx_of(o), &a) == 0) {
         (void)push(o, &a, must_confirm(o, timer_now()));
         value_unref(v);
     } else {
@@ -276,6 +299,7 @@ CoapdObserver *coapd_observer_new(CoapdExchange *x, const coapd_question *q)
     o->message = x->message;
     o->message.no_response = 0;
     o->key = q->key;
+    o->request_size = q->size;
     o->accept = q->accept;
     o->szx = q->block2.there ? MIN_OF(q->block2.szx, (uint8_t)6) : 6;
     o->mid = COAP_INVALID_MID;
@@ -364,6 +388,7 @@ void coapd_observer_acknowledged(CoapdSession *s, coap_mid_t mid)
     if (!o || !o->outstanding)
         return;
     o->outstanding = false;
+    coapd_verified(s);
     took = MAX_OF(timer_now() - o->confirm_usec, (uint64_t)1);
     o->round_trip_usec = o->round_trip_usec ? (7 * o->round_trip_usec + took) / 8 : took;
     flush(o);

@@ -80,6 +80,7 @@ CoapdSession *coapd_session_get(Coapd *d, coap_session_t *session)
     list_init(&s->records);
     endpoint_address_format(remote_of(s), s->peer_name);
     endpoint_address_format_host(&coap_session_get_addr_local(session)->addr.sa, s->local_name);
+    coapd_echo_begin(s);
     link_session(d, s);
     coap_session_set_app_data(session, s);
     return s;

@@ -5,6 +5,7 @@
 #include "coapd.h"
 
 #include <hybus/log.h>
+#include <openssl/rand.h>
 #include <sys/epoll.h>
 
 #define SETTING(section, key, type, field, value, ...)                                             \
@@ -23,6 +24,8 @@ const hybus_setting coapd_setting_table[] = {
     SETTING("timeouts", "Deadline", SECONDS, deadline, "30s", 100000, 3600000000u),
     SETTING("timeouts", "Acknowledge", SECONDS, acknowledge, "500ms", 100000, 1900000),
     SETTING("timeouts", "Idle", SECONDS, idle, "300s", 10000000, 86400000000u),
+    SETTING("abuse", "Verify", STRING, verify, "remote", 0, 0),
+    SETTING("convert", "Requests", BOOL, convert, "yes", 0, 0),
     SETTING("observe", "Confirm", SECONDS, confirm, "60s", 1000000, 86400000000u),
     {},
 };
@@ -163,7 +166,9 @@ int coapd_new(sd_event *event, const coapd_settings *settings, Coapd **ret)
     list_init(&d->sessions);
     d->event = sd_event_ref(event);
     d->settings = settings;
-    r = timers_init(&d->timers, event);
+    r = RAND_bytes(d->echo_key, sizeof(d->echo_key)) == 1 ? 0 : -EIO;
+    if (r >= 0)
+        r = timers_init(&d->timers, event);
     if (r >= 0)
         r = open_context(d);
     if (r < 0)
@@ -208,6 +213,8 @@ int coapd_reconfigure(Coapd *d, const coapd_settings *settings)
     d->settings = settings;
     if (!endpoint_scope_valid(settings->scope))
         return hybus_log_errno(LOG_ERR, -EINVAL, "[listen] Scope is claimed, loopback or all");
+    if (!coapd_verify_valid(settings->verify))
+        return hybus_log_errno(LOG_ERR, -EINVAL, "[abuse] Verify is remote, always or never");
     apply(d);
     return coapd_listen_update(d);
 }

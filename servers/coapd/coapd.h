@@ -8,6 +8,7 @@
  * off blocks and Observe, which it would answer from within its handlers and hold whole in memory.
  */
 
+#include "coap-format.h"
 #include "coap-message.h"
 
 #include <endpoint/claim.h>
@@ -29,7 +30,8 @@
 
 typedef struct coapd_settings {
     char **udp;
-    char *scope;
+    char *scope, *verify;
+    bool convert;
     uint64_t sessions, requests, requests_session, observers_session, body;
     uint64_t deadline, acknowledge, idle, confirm;
 } coapd_settings;
@@ -77,6 +79,7 @@ struct CoapdSession {
     endpoint_peer *peer;
     bool dead;      /* nothing of it is served any more */
     bool reliable;  /* TCP, TLS */
+    bool verified;  /* it has been seen to receive what we send to its address */
     unsigned holds; /* of the library's session */
     uint64_t id, since_usec, requests;
     list exchanges, observers, records;
@@ -88,6 +91,9 @@ struct CoapdExchange {
     list node;                  /* of the session */
     endpoint_timer acknowledge; /* until an empty message says that the answer takes longer */
     endpoint_timer linger;      /* until nobody seems to want the next block */
+    endpoint_timer again;       /* until it is asked again what there is to see */
+    unsigned tries;
+    char query[256]; /* what that is filtered by */
     CoapdSession *session;
     endpoint_request *request; /* NULL: the answer was not asked for, it is a value's */
     coapd_message message;     /* the last one that asked */
@@ -96,6 +102,9 @@ struct CoapdExchange {
     bool gone; /* freed as soon as nobody is in it any more */
     unsigned busy;
     bool blockwise; /* its client has asked for a block, or was given one */
+    uint32_t accept;
+    size_t request_size; /* bytes of the message that asked */
+    bool collecting;     /* a request that is converted when it is whole; in `body` */
     const char *method;
     uint64_t key;
     unsigned status;
@@ -129,6 +138,7 @@ struct Coapd {
     size_t n_sessions, n_exchanges, n_observers, held, record_bytes;
     uint64_t next_id;
     uint32_t observe_sequence;
+    unsigned char echo_key[32];
     bool claimed, draining, freeing;
     coapd_counters counters;
     void (*listeners_changed)(Coapd *d, void *userdata);
@@ -172,6 +182,29 @@ size_t coapd_session_payload_room(const CoapdSession *s);
 void coapd_session_each_of(Coapd *d, const struct sockaddr *remote,
                            void (*f)(CoapdSession *s, void *userdata), void *userdata);
 uint32_t coapd_address_hash(const struct sockaddr *a);
+
+/* --- coap-echo.c: is somebody there?
+ * --------------------------------------------------------------
+ */
+#define COAPD_ECHO_SIZE 12u
+bool coapd_verify_valid(const char *verify);
+/* A session that has just begun. */
+void coapd_echo_begin(CoapdSession *s);
+void coapd_echo_make(const CoapdSession *s, uint8_t ret[COAPD_ECHO_SIZE]);
+/* What came with a request. */
+void coapd_echo_check(CoapdSession *s, const uint8_t *echo, size_t size);
+void coapd_verified(CoapdSession *s);
+/* The largest block that an answer to a request of that many bytes may have; `szx` if it is known
+ * who gets it. */
+uint8_t coapd_echo_szx(const CoapdSession *s, uint8_t szx, size_t request_size);
+
+/* --- coap-link.c: /.well-known/core
+ * ---------------------------------------------------------------
+ */
+#define COAPD_WELL_KNOWN "/.well-known/core"
+/* The link format document (RFC 6690) of what this session may see; `query` filters. -EAGAIN: not
+ * known yet; -ENOKEY. */
+int coapd_links(CoapdSession *s, const char *query, char **ret, size_t *ret_size);
 
 /* --- coap-record.c: messages are answered once, however often they come
  * ---------------------------

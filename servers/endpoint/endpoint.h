@@ -82,6 +82,15 @@ bool endpoint_peer_anonymous(const endpoint_peer *p);
 /* For questions of the server's own to h-securityd; 0: anonymous, or not checked. */
 uint64_t endpoint_peer_handle(const endpoint_peer *p);
 
+/* The namespaces that this peer may read (GET at the namespace itself), in no order. -EAGAIN: that is
+ * being asked, try again; -ENOKEY: it is not admitted, or the agent is away. */
+typedef struct endpoint_listing {
+    const char *namespace;
+    const char *title; /* as its responder gave it, or NULL */
+} endpoint_listing;
+int endpoint_peer_list(endpoint_peer *p, void (*each)(const endpoint_listing *l, void *userdata),
+                       void *userdata);
+
 /* --- requests -------------------------------------------------------------------------------- */
 
 typedef struct endpoint_request_info {

@@ -262,3 +262,33 @@ uint64_t endpoint_peer_handle(const endpoint_peer *p)
 {
     return p->principal ? p->principal->handle : 0;
 }
+
+/* Twice over the table: nothing is told before everything is known. */
+int endpoint_peer_list(endpoint_peer *p, void (*each)(const endpoint_listing *l, void *userdata),
+                       void *userdata)
+{
+    list *entries = &p->core->table.entries;
+    int result = 0;
+
+    if (p->state != PEER_GOOD)
+        return p->state == PEER_CHECKING ? -EAGAIN : -ENOKEY;
+    list_for_each(n, entries)
+    {
+        const entry *e = list_entry(n, entry, node);
+        int k = principal_allows(p->principal, entry_permission(e, "GET", e->namespace), false);
+
+        if (k < 0 && result != -ENOKEY)
+            result = k == -EAGAIN ? -EAGAIN : -ENOKEY;
+    }
+    if (result < 0)
+        return result;
+    list_for_each(n, entries)
+    {
+        const entry *e = list_entry(n, entry, node);
+        endpoint_listing l = {.namespace = e->namespace, .title = e->d.title};
+
+        if (principal_allows(p->principal, entry_permission(e, "GET", e->namespace), false) > 0)
+            each(&l, userdata);
+    }
+    return 0;
+}

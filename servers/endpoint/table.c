@@ -123,6 +123,7 @@ void entry_definition_done(table *t, entry_definition *d)
     free(d->bus_name);
     free(d->object);
     free(d->unit);
+    free(d->title);
     *d = (entry_definition){};
 }
 

@@ -12,7 +12,7 @@ from coap import ACK, CON, NON, RST, Client, Message, block, number
 
 class Server:
     def __init__(self, program, *lines):
-        self.port = self.free_port()
+        self.program, self.port = program, self.free_port()
         self.process = subprocess.Popen([program, f'127.0.0.1:{self.port}', *lines], stdin=subprocess.PIPE,
                                         stdout=subprocess.PIPE, text=True, bufsize=1)
         assert self.process.stdout.readline() == 'ready\n'
@@ -71,11 +71,11 @@ def test_methods(server):
 
 def test_request_as_the_responder_sees_it(server):
     c = Client(server.port)
-    got = c.request('POST', '/echo/a b/ü?x=1&y=a%b', ('accept', 50), ('format', 50), ('if-none-match', b''),
+    got = c.request('POST', '/echo/a b/ü?x=1&y=a%b', ('accept', 0), ('format', 50), ('if-none-match', b''),
                     payload=b'{}')
     lines = got.payload.decode().split('\n')
     assert lines[0] == 'POST /echo/a b/ü ?x=1&y=a%25b', got
-    assert 'accept: application/json' in lines and 'content-type: application/json' in lines, got
+    assert 'accept: text/plain' in lines and 'content-type: application/json' in lines, got
     assert 'if-none-match: *' in lines and 'host: 127.0.0.1' in lines and lines[-1] == '{}', got
     got = c.request('GET', '/echo', ('etag', b'abc'), ('etag', b'de'), ('host', 'node.example'))
     assert 'if-none-match: "abc", "de"' in got.payload.decode() and 'host: node.example' in got.payload.decode()
@@ -229,6 +229,82 @@ def test_entity_tags(server):
     tag = got.get('etag')
     got = c.request('GET', '/hello', ('block2', block(0, False, 6)), ('etag', tag))
     assert tag and got.text in ('2.03', '2.05'), got
+
+
+def test_cbor_for_a_responder_that_speaks_json(server):
+    c = Client(server.port)
+    got = c.request('GET', '/json', ('accept', 60))
+    assert got.uint('format') == 60 and got.payload == bytes.fromhex('a2616e2063676f74f6'), got
+    got = c.request('GET', '/json', ('accept', 50))
+    assert got.uint('format') == 50 and got.payload == b'{"n":-1,"got":null}', got
+    got = c.request('POST', '/json', ('format', 60), payload=bytes.fromhex('820142abcd'))
+    assert got.uint('format') == 50 and got.payload == b'{"n":-1,"got":[1,"q80"]}', got
+    numbers = bytes.fromhex('9840') + b'\x01' * 64
+    got = c.upload('PUT', '/json', numbers, ('format', 60), ('accept', 60), szx=0)
+    assert got.text == '2.04' and got.payload.endswith(numbers), got
+    assert c.request('POST', '/json', ('format', 60), payload=b'\xff').text == '4.00'
+    assert c.request('GET', '/json', ('accept', 41)).text == '4.06'
+    assert c.request('GET', '/hello', ('accept', 60)).text == '4.06'
+    assert c.request('GET', '/stream', ('accept', 60)).text in ('4.06', '5.02')
+    first, body = c.fetch_all('GET', '/json', ('accept', 60), szx=0)
+    assert body == bytes.fromhex('a2616e2063676f74f6'), body
+
+
+def test_links(server):
+    c = Client(server.port)
+    got = c.request('GET', '/.well-known/core')
+    one, two = b'</hello>;obs', b'</json>;title="says \\"you\\"";obs'
+    assert got.text == '2.05' and got.uint('format') == 40 and got.payload == one + b',' + two, got
+    for query, found in (('href=/hello', one), ('href=/h*', one), ('title=says*', two), ('title=says "you"', two),
+                         ('href=*', one + b',' + two), ('rt=x', b''), ('href=/hell', b'')):
+        got = c.request('GET', f'/.well-known/core?{query}')
+        assert got.text == '2.05' and got.payload == found, (query, got)
+    assert c.fetch_all('GET', '/.well-known/core', szx=0)[1] == one + b',' + two
+    assert c.request('POST', '/.well-known/core').text == '4.05'
+
+
+def size(message):
+    return len(message.encode())
+
+
+def test_nobody_is_flooded_in_anothers_name(server):
+    """An unverified client gets about three times what it sends, until it has shown the Echo option."""
+    careful = Server(server.program, '[abuse]', 'Verify = always')
+    try:
+        c = Client(careful.port)
+        m = c.make('POST', '/echo')
+        got = c.exchange(m)
+        assert got.block('block2') and got.block('block2')[1] and got.get('echo'), got
+        assert size(got) <= 3 * size(m) + 24, (size(m), size(got))
+        first, body = c.fetch_all('GET', '/echo/long/' + 'x' * 100)
+        assert b'x' * 100 in body, body
+        wrong = bytearray(got.get('echo'))
+        wrong[-1] ^= 1
+        assert c.request('GET', '/stream', ('echo', bytes(wrong))).block('block2')[2] < 6
+        other = Client(careful.port)  # an option of somebody else's
+        assert other.request('GET', '/stream', ('echo', got.get('echo'))).block('block2')[2] < 6
+        got = c.request('GET', '/stream', ('echo', got.get('echo')))
+        assert got.block('block2') == (0, True, 6) and got.get('echo') is None, got
+        assert c.request('POST', '/echo').block('block2') is None
+    finally:
+        careful.close()
+
+
+def test_an_acknowledged_notification_verifies(server):
+    careful = Server(server.program, '[abuse]', 'Verify = always')
+    try:
+        c, other = Client(careful.port), Client(careful.port)
+        observe(c)
+        other.request('GET', '/events/next')
+        got = c.receive()
+        assert got.kind == CON and size(got) <= 80, got
+        other.request('GET', '/events/next')
+        assert c.nothing(1)  # until it is acknowledged
+        c.acknowledge(got)
+        assert c.receive().token == b'obs1'
+        assert c.request('GET', '/stream').block('block2') == (0, True, 6)
+    finally:
+        careful.close()
 
 
 def observe(c, path='/events', *options, token=b'obs1'):

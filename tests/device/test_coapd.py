@@ -33,6 +33,11 @@ def test_blocks(device):
     assert json.loads(whole).keys() == json.loads(device.curl('/system/status').stdout).keys()
 
 
+def test_links(device):
+    assert '</system/status>' in coap(device, 'get', '/.well-known/core')[0]
+    assert coap(device, 'get', '/.well-known/core?href=/nowhere')[0].strip() == ''
+
+
 def test_observers_are_told_changes(device):
     out, problem = coap(device, 'get', '/system/status', '-s', '6')
     assert not problem, problem

@@ -96,6 +96,48 @@ static void test_requests_before_the_check(void **state)
     device_free(d);
 }
 
+typedef struct listed {
+    unsigned n;
+    char text[256];
+} listed;
+
+static void on_listing(const endpoint_listing *l, void *userdata)
+{
+    listed *me = userdata;
+    size_t at = strlen(me->text);
+
+    me->n++;
+    snprintf(me->text + at, sizeof(me->text) - at, "%s=%s;", l->namespace, strempty(l->title));
+}
+
+/* What may not be read is not told of, and nothing is told before that is known. */
+static void test_listing(void **state)
+{
+    device *d = device_new(NULL, NULL);
+    listed l = {};
+    client c;
+    int r;
+
+    agent_fake_grant(d->agent, "anonymous", "endpoint.read:/a");
+    registrar_entry(d, 0, ":namespace", "/a", ":key", KEY, ":uid", "1", ":road", "channel",
+                    ":title", "the first", NULL);
+    registrar_entry(d, CHANNEL_END, ":namespace", "/b", ":key", KEY, ":uid", "1", ":road",
+                    "channel", NULL);
+    wait_for(d, table_find(&d->core->table, "/b", 2));
+    client_begin(d, &c, NULL);
+    assert_int_equal(endpoint_peer_list(c.peer, on_listing, &l), -EAGAIN);
+    wait_for(d, (r = endpoint_peer_list(c.peer, on_listing, &l)) != -EAGAIN);
+    assert_int_equal(r, 0);
+    assert_int_equal(l.n, 1);
+    assert_string_equal(l.text, "/a=the first;");
+    client_free(&c);
+    client_new(d, &c, "wrong");
+    assert_int_equal(endpoint_peer_list(c.peer, on_listing, &l), -ENOKEY);
+    assert_int_equal(l.n, 1);
+    client_free(&c);
+    device_free(d);
+}
+
 static void test_refusals(void **state)
 {
     endpoint_settings s = {.body_max = 1000};
@@ -905,6 +947,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_round_trip),
         cmocka_unit_test(test_requests_before_the_check),
+        cmocka_unit_test(test_listing),
         cmocka_unit_test(test_many_permissions),
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_rules),

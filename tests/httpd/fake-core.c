@@ -6,6 +6,7 @@
  *   /slow     no answer, ever                 /stream   200, a megabyte in pieces, under credit
  *   /events   a value now, and each /events/next makes another
  *   /html     a page of an app                /evil     fields that a responder must not set
+ *   /json     200, an object with what was sent as "got"
  * Tokens: "good" is authenticated, "wait" is never checked, "throttled" is, all others are wrong.
  */
 
@@ -17,7 +18,7 @@
 struct endpoint_core {
     sd_event *event;
     endpoint_watch *watches;
-    size_t open;
+    size_t open, listings;
     uint64_t sequence;
 };
 
@@ -37,7 +38,8 @@ struct endpoint_request {
     sd_event_source *later;
     char *text;
     size_t text_size, sent, credit;
-    bool echo, stream, html, pumping;
+    bool echo, stream, html, json;
+    bool *gone; /* told when it is freed from within a piece */
 };
 
 struct endpoint_watch {
@@ -86,7 +88,7 @@ void endpoint_core_flush(endpoint_core *c)
 bool endpoint_core_has(const endpoint_core *c, const char *path)
 {
     static const char *const known[] = {"/hello",  "/echo", "/slow", "/stream",
-                                        "/events", "/html", "/evil", "/system"};
+                                        "/events", "/html", "/evil", "/system", "/json"};
 
     for (size_t i = 0; i < ELEMENTS(known); i++)
         if (startswith(path, known[i]))
@@ -153,6 +155,18 @@ uint64_t endpoint_peer_handle(const endpoint_peer *p)
     return p->authenticated ? 1 : 0;
 }
 
+int endpoint_peer_list(endpoint_peer *p, void (*each)(const endpoint_listing *l, void *userdata),
+                       void *userdata)
+{
+    static const endpoint_listing list[] = {{"/hello", NULL}, {"/json", "says \"you\""}};
+
+    if (p->core->listings++ == 0)
+        return -EAGAIN;
+    for (size_t i = 0; i < ELEMENTS(list); i++)
+        each(&list[i], userdata);
+    return 0;
+}
+
 /* --- requests
  * ------------------------------------------------------------------------------------- */
 
@@ -186,21 +200,20 @@ static void reply_evil(endpoint_request *r)
 static void pump(endpoint_request *r)
 {
     static char piece[32 * 1024];
+    bool gone = false;
 
-    if (r->pumping) /* credit from within a piece: the loop below sees it */
+    if (r->gone) /* credit from within a piece: the loop below sees it */
         return;
-    r->pumping = true;
+    r->gone = &gone;
     memset(piece, 'x', sizeof(piece));
     while (r->sent < STREAM_SIZE && r->credit >= sizeof(piece)) {
-        bool end = r->sent + sizeof(piece) == STREAM_SIZE;
-
         r->sent += sizeof(piece);
         r->credit -= sizeof(piece);
-        r->ops->data(r, piece, sizeof(piece), end, r->userdata);
-        if (end)
+        r->ops->data(r, piece, sizeof(piece), r->sent == STREAM_SIZE, r->userdata);
+        if (gone)
             return;
     }
-    r->pumping = false;
+    r->gone = NULL;
 }
 
 static int on_later(sd_event_source *s, void *userdata)
@@ -213,6 +226,13 @@ static int on_later(sd_event_source *s, void *userdata)
         pump(r);
     } else if (r->echo) {
         reply_text(r, "text/plain", r->text, r->text_size);
+    } else if (r->json) {
+        char *body = memmem(r->text, r->text_size, "\n\n", 2), text[4096];
+        int size = (int)(r->text + r->text_size - (body + 2));
+
+        snprintf(text, sizeof(text), "{\"n\":-1,\"got\":%.*s}", size ? size : 4,
+                 size ? body + 2 : "null");
+        reply_text(r, "application/json", text, strlen(text));
     } else if (r->html) {
         reply_text(r, "text/html", "<p>page</p>", 11);
     } else {
@@ -261,6 +281,7 @@ int endpoint_request_new(endpoint_peer *p, const endpoint_request_info *info,
         next_value(r->core);
     r->stream = startswith(info->path, "/stream");
     r->html = startswith(info->path, "/html");
+    r->json = startswith(info->path, "/json");
     r->echo = startswith(info->path, "/echo");
     describe(r, info);
     return info->body_end ? sd_event_add_defer(r->core->event, &r->later, on_later, r) : 0;
@@ -290,6 +311,8 @@ void endpoint_request_free(endpoint_request *r)
 {
     if (!r)
         return;
+    if (r->gone)
+        *r->gone = true;
     r->core->open--;
     sd_event_source_disable_unref(r->later);
     free(r->text);
