@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/* The files that h-securityd keeps, with a checksum that is right: the input is a state file and then a
+ * last accepted policy. Whatever is taken must be the same after it was written and read again. */
+
+#include <assert.h>
+#include <ftw.h>
+#include <sys/stat.h>
+
+#include "accepted.h"
+#include "store.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+static char directory[] = "/tmp/fuzz-state-XXXXXX";
+
+static int remove_one(const char *path, const struct stat *st, int type, struct FTW *ftw)
+{
+    return remove(path);
+}
+
+static void remove_all(void)
+{
+    (void)nftw(directory, remove_one, 8, FTW_DEPTH | FTW_PHYS);
+}
+
+/* Tokens are void beside another anchor than theirs, which no input can know. */
+static char anchor[128];
+
+static void learn_anchor(void)
+{
+    const char *start;
+    size_t size;
+    char *text;
+    Store *s;
+
+    assert(store_open(directory, &s) == 0 && store_save(s) == 0);
+    store_free(s);
+    assert(read_checked_file(directory, "state", "state", 4096, &text, &size) == 0);
+    start = strstr(text, "\"anchor\"");
+    assert(start);
+    snprintf(anchor, sizeof anchor, "{%.*s,", (int)strcspn(start, ","), start);
+    free(text);
+}
+
+static void write_state(const char *data, size_t size)
+{
+    bool object = size > 0 && *data == '{';
+    size_t n = object ? strlen(anchor) : 0;
+    char *text = malloc(n + size + 1);
+
+    assert(text);
+    memcpy(text, anchor, n);
+    memcpy(text + n, data + object, size - object);
+    assert(write_checked_file(directory, "state", "state", text, n + size - object) == 0);
+    free(text);
+}
+
+static void fuzz_store(const char *data, size_t size)
+{
+    Store *s, *again;
+
+    write_state(data, size);
+    assert(store_open(directory, &s) == 0);
+    assert(s->n_users <= STORE_USERS_MAX && s->n_tokens <= STORE_TOKENS_MAX);
+    assert(!s->damaged || (s->claimed && s->n_users + s->n_tokens == 0));
+    for (size_t i = 0; i < s->n_tokens; i++)
+        assert(store_token(s, s->tokens[i].name) == &s->tokens[i]);
+    assert(!store_match(s, ""));
+    assert(store_save(s) == 0);
+    assert(store_open(directory, &again) == 0);
+    assert(!again->damaged && !again->restored);
+    assert(again->n_users == s->n_users && again->n_tokens == s->n_tokens &&
+           again->claimed == s->claimed);
+    store_free(s);
+    store_free(again);
+}
+
+static void fuzz_accepted(const char *data, size_t size)
+{
+    Policy *policy = NULL, *same = NULL;
+    Catalogue *catalogue = NULL, *also = NULL;
+
+    assert(write_checked_file(directory, "accepted", "policy", data, size) == 0);
+    if (accepted_load(directory, &policy, &catalogue) < 0) {
+        assert(!policy && !catalogue);
+        return;
+    }
+    assert(accepted_save(directory, policy, catalogue) == 0);
+    assert(accepted_load(directory, &same, &also) == 0);
+    assert(policy_equal(policy, same) && catalogue_equal(catalogue, also));
+    policy_unref(policy);
+    policy_unref(same);
+    catalogue_free(catalogue);
+    catalogue_free(also);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    static bool ready;
+
+    if (!ready) {
+        assert(mkdtemp(directory));
+        learn_anchor();
+        atexit(remove_all);
+        ready = true;
+    }
+    fuzz_store((const char *)data, size);
+    fuzz_accepted((const char *)data, size);
+    return 0;
+}
