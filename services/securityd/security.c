@@ -188,6 +188,22 @@ int security_reload(Security *s)
 
 /* --- start ----------------------------------------------------------------------------------- */
 
+/* Without permissions of members even root could call nothing: the interfaces may be good although the
+ * policy is not. */
+static void save_interfaces(Security *s)
+{
+    _cleanup_(hybus_config_error_done) hybus_config_error e = {0};
+    Catalogue *catalogue = NULL;
+
+    if (read_catalogue(s, &catalogue, &e) < 0) {
+        hybus_error("No interfaces either: %s", strempty(e.message));
+        return;
+    }
+    catalogue_free(s->catalogue);
+    s->catalogue = catalogue;
+    (void)hybus_page_writer_bump(s->page, UINT32_MAX);
+}
+
 /* The last accepted policy first: whatever the files look like now, it is what was in force. */
 static int load_policy(Security *s)
 {
@@ -211,8 +227,10 @@ static int load_policy(Security *s)
             return r;
     }
     r = security_reload(s);
-    if (r < 0 && s->fallback)
+    if (r < 0 && s->fallback) {
         hybus_error("No policy at all: only local root may act until the files are repaired");
+        save_interfaces(s);
+    }
     return r == -ENOMEM ? r : 0;
 }
 

@@ -144,6 +144,10 @@ static void expect_last_resort(Fixture *f)
     assert_true(fixture_allows(f, fixture_root, "log.read"));
     assert_false(fixture_allows(f, fixture_uid(1000), "log.read"));
     assert_false(fixture_allows(f, security_remote_subject(NULL), "log.read"));
+    /* Root has something to call. */
+    assert_string_equal(
+        catalogue_find(f->security->catalogue, "org.hybridos.Log1", "Read", 'm')->permission,
+        "log.read");
 }
 
 static void test_damaged_it_leaves_local_root_only(void **state)
