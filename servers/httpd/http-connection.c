@@ -305,8 +305,8 @@ static HttpConnection *find_collector(Http *h, size_t *ret_total)
     return worst;
 }
 
-/* The library collects whole bodies before it tells us: of HTTP/1 in the socket's buffer, of HTTP/2 in
- * up to 100 streams of each connection. */
+/* The library collects whole bodies before it tells us: of HTTP/1 in the socket's buffer, of HTTP/2
+ * in up to 100 streams of each connection. */
 static void sweep_bodies(Http *h)
 {
     HttpConnection *worst;
@@ -321,8 +321,9 @@ static void sweep_bodies(Http *h)
     }
 }
 
-/* The library does not read HTTP/1 while it waits for an answer, so it does not see the end. Somebody
- * who closes only his half, and waits longer than a second, is taken for gone, as proxies do. */
+/* The library does not read HTTP/1 while it waits for an answer, so it does not see the end.
+ * Somebody who closes only his half, and waits longer than a second, is taken for gone, as proxies
+ * do. */
 static bool is_gone(const HttpConnection *c)
 {
     struct pollfd p = {.events = POLLRDHUP};
@@ -340,7 +341,7 @@ static void sweep_connection(HttpConnection *c, uint64_t now)
     for (HttpExchange *x = c->exchanges; x; x = x->next) {
         size_t moved = x->req->bytes_sent;
 
-        if (!x->in_flight && x->state != HTTP_DONE && !x->file)
+        if (!x->in_flight && x->state != HTTP_DONE)
             continue;
         if (moved != x->moved_bytes) {
             x->moved_bytes = moved;

@@ -31,8 +31,6 @@ static void exchange_dispose(void *data)
     HttpConnection *c = x->connection;
     unsigned status = (unsigned)x->req->res.status;
 
-    if (x->file && status == 0)
-        x->replied = false;
     if (x->replied)
         c->http->counters.responses[status < 600 ? status / 100 : 5]++;
     http_log_access(x);
@@ -244,22 +242,25 @@ static bool wants_events(HttpExchange *x)
            http_list_has(field(x, H2O_TOKEN_ACCEPT), "text/event-stream");
 }
 
-static void serve_file(HttpExchange *x)
+static bool is_method(const HttpExchange *x, const char *method)
 {
-    x->file = true;
-    x->replied = true;
-    x->req->compress_hint = H2O_COMPRESS_HINT_AUTO;
-    x->moved_usec = http_now();
-    http_reply_common_headers(x);
-    h2o_delegate_request(x->req, *x->req->pathconf->handlers.entries);
+    return http_span_is((http_span){x->req->method.base, x->req->method.len}, method);
 }
 
-static bool is_file_request(HttpExchange *x)
+/* Files and our own pages are read, and nothing else. */
+static void answer_page(HttpExchange *x, http_page page, void (*allowed)(HttpExchange *x))
 {
-    const Http *h = x->connection->http;
-
-    return h->settings->root[0] && !endpoint_core_has(h->core, x->path) &&
-           (x->head || h2o_memis(x->req->method.base, x->req->method.len, H2O_STRLIT("GET")));
+    if (x->head || is_method(x, "GET")) {
+        http_permit(x, page, allowed);
+        return;
+    }
+    http_reply_header(x, "allow", "GET, HEAD, OPTIONS");
+    if (is_method(x, "OPTIONS")) {
+        http_reply_start(x, 204);
+        http_reply_empty(x);
+    } else {
+        http_exchange_problem(x, 405, 0);
+    }
 }
 
 void http_exchange_checked(HttpExchange *x, int error, uint64_t retry_usec)
@@ -281,9 +282,9 @@ void http_exchange_checked(HttpExchange *x, int error, uint64_t retry_usec)
         return;
     }
     if (streq(x->path, HTTP_METRICS_PATH))
-        http_permit(x, HTTP_PAGE_METRICS, http_metrics_reply);
-    else if (is_file_request(x))
-        http_permit(x, HTTP_PAGE_FILES, serve_file);
+        answer_page(x, HTTP_PAGE_METRICS, http_metrics_reply);
+    else if (http_static_has(x))
+        answer_page(x, HTTP_PAGE_FILES, http_static_reply);
     else if (wants_events(x))
         http_stream_start(x);
     else

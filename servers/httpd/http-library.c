@@ -121,3 +121,16 @@ INTERPOSED void h2o_socket_close(h2o_socket_t *socket)
         http_connection_leave(http_socket_connection(socket));
     library.socket_close(socket);
 }
+
+void http_library_reset(h2o_req_t *req)
+{
+    h2o_http2_stream_t *stream = H2O_STRUCT_FROM_MEMBER(h2o_http2_stream_t, req, req);
+    h2o_http2_conn_t *conn = (h2o_http2_conn_t *)req->conn;
+
+    if (conn->state < H2O_HTTP2_CONN_STATE_IS_CLOSING) {
+        h2o_http2_encode_rst_stream_frame(&conn->_write.buf, stream->stream_id,
+                                          -H2O_HTTP2_ERROR_CANCEL);
+        h2o_http2_conn_request_write(conn);
+    }
+    h2o_http2_stream_reset(conn, stream);
+}

@@ -68,10 +68,6 @@ void http_metrics_reply(HttpExchange *x)
 {
     text t = {.buffer = h2o_mem_alloc_pool(&x->req->pool, ROOM)};
 
-    if (!x->head && !h2o_memis(x->req->method.base, x->req->method.len, H2O_STRLIT("GET"))) {
-        http_exchange_problem(x, 405, 0);
-        return;
-    }
     http_statistics(x->connection->http, add_line, &t);
     http_reply_start(x, 200);
     http_reply_body(x, "text/plain; version=0.0.4; charset=utf-8", t.buffer, t.size);

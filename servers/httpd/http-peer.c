@@ -10,6 +10,7 @@
 
 static void peer_free(HttpPeer *p)
 {
+    http_permit_leave(p);
     if (p->peer)
         endpoint_peer_free(p->peer);
     OPENSSL_cleanse(p->hash, sizeof(p->hash));
@@ -86,12 +87,48 @@ static void peer_checked(endpoint_peer *peer, int error, uint64_t retry_usec, vo
     }
 }
 
+/* A cut may be the end of the exchange. */
+void http_peer_cut(HttpPeer *p, bool files_only)
+{
+    HttpExchange *x = p->connection->exchanges;
+
+    while (x) {
+        if (x->peer == p && (x->file || !files_only) && !x->cut) {
+            x->cut = true;
+            http_reply_cut(x);
+            x = p->connection->exchanges;
+        } else {
+            x = x->next;
+        }
+    }
+}
+
+static bool is_authenticated(const HttpConnection *c)
+{
+    for (const HttpPeer *p = c->peers; p; p = p->next)
+        if (p->checked && !p->dead && !endpoint_peer_anonymous(p->peer))
+            return true;
+    return false;
+}
+
+/* Others may speak on the same connection; nobody else's stream ends with this one. */
 static void peer_revoked(endpoint_peer *peer, void *userdata)
 {
     HttpPeer *p = userdata;
+    HttpConnection *c = p->connection;
+    bool others = false;
 
     p->dead = true;
-    http_connection_kill(p->connection);
+    for (const HttpPeer *other = c->peers; other; other = other->next)
+        others |= !other->dead;
+    if (c->authenticated && !is_authenticated(c)) {
+        c->authenticated = false;
+        c->http->n_authenticated--;
+    }
+    if (c->http2 && others)
+        http_peer_cut(p, false);
+    else
+        http_connection_kill(c);
 }
 
 static const endpoint_peer_ops peer_ops = {.checked = peer_checked, .revoked = peer_revoked};

@@ -25,7 +25,7 @@ void http_reply_header(HttpExchange *x, const char *name, const char *value)
                           copy.base, copy.len);
 }
 
-void http_reply_common_headers(HttpExchange *x)
+static void add_common_headers(HttpExchange *x)
 {
     static const char name[] = "x-content-type-options";
 
@@ -40,7 +40,7 @@ void http_reply_start(HttpExchange *x, unsigned status)
     x->moved_usec = http_now();
     x->req->res.status = (int)status;
     x->req->res.reason = http_reason(status);
-    http_reply_common_headers(x);
+    add_common_headers(x);
 }
 
 static bool has_body(HttpExchange *x, unsigned status)
@@ -60,6 +60,18 @@ void http_reply_body(HttpExchange *x, const char *type, const void *body, size_t
     h2o_start_response(x->req, &nothing_more);
     h2o_send(x->req, &copy, has_body(x, (unsigned)x->req->res.status) ? 1 : 0,
              H2O_SEND_STATE_FINAL);
+}
+
+void http_reply_empty(HttpExchange *x)
+{
+    h2o_start_response(x->req, &nothing_more);
+    h2o_send(x->req, NULL, 0, H2O_SEND_STATE_FINAL);
+}
+
+void http_reply_page_policy(HttpExchange *x, http_span type)
+{
+    if (!http_type_is_passive(type))
+        http_reply_header(x, "content-security-policy", SYSTEM_CSP);
 }
 
 static bool is_system(endpoint_request *r)
@@ -148,6 +160,20 @@ static void finish(HttpExchange *x, h2o_send_state_t state)
     h2o_send(x->req, NULL, 0, state);
 }
 
+/* HTTP/1 closes at once when it is told of an error, exchange and connection included: that waits
+ * for the end of this turn. */
+void http_reply_cut(HttpExchange *x)
+{
+    if (!x->in_flight && x->state != HTTP_STREAMING)
+        return;
+    if (!x->connection->http2)
+        http_connection_kill(x->connection);
+    else if (x->in_flight)
+        http_library_reset(x->req);
+    else
+        finish(x, H2O_SEND_STATE_ERROR);
+}
+
 void http_reply_send_more(HttpExchange *x)
 {
     h2o_iovec_t piece;
@@ -155,8 +181,10 @@ void http_reply_send_more(HttpExchange *x)
 
     if (x->in_flight)
         return;
+    if (x->file && !x->aborted && (!x->pending || x->pending->size == 0))
+        http_static_refill(x);
     if (x->aborted) {
-        finish(x, H2O_SEND_STATE_ERROR);
+        http_reply_cut(x);
         return;
     }
     if (!x->pending || x->pending->size == 0) {
@@ -311,9 +339,9 @@ static void on_abort(endpoint_request *r, unsigned status, void *userdata)
 
     if (x->state == HTTP_WAITING) {
         http_exchange_problem(x, status >= 400 && status < 600 ? status : 502, 0);
-    } else if (x->state == HTTP_STREAMING) {
+    } else {
         x->aborted = true;
-        http_reply_send_more(x);
+        http_reply_cut(x);
     }
 }
 

@@ -176,6 +176,10 @@ static void on_ended(endpoint_watch *w, unsigned status, const char *detail, voi
     }
     if (x->state != HTTP_STREAMING)
         return;
+    if (x->in_flight && (status == 401 || status == 403)) {
+        http_reply_cut(x); /* what waits for a slow reader is not for him any more */
+        return;
+    }
     snprintf(event, sizeof(event), "event: end\ndata: {\"status\":%u}\n\n", status);
     (void)write_string(x, event);
     http_reply_end(x);

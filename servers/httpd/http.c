@@ -105,7 +105,7 @@ static void setup_library(Http *h)
     h->host->fallback_path.error_log.emit_request_errors = 0;
     handler = h2o_create_handler(path, sizeof(*handler));
     handler->on_req = http_exchange_on_request;
-    http_static_register(h, path);
+    http_static_register(path);
     h->loop = h2o_evloop_create();
     h2o_context_init(&h->context, h->loop, &h->config);
 }
@@ -155,10 +155,11 @@ int http_new(sd_event *event, const http_settings *settings, Http **ret)
     return 0;
 }
 
-void http_set_core(Http *h, endpoint_core *core, hybus_agent *agent)
+int http_set_core(Http *h, endpoint_core *core, hybus_agent *agent)
 {
     h->core = core;
     h->agent = agent;
+    return agent ? http_permit_follow(h) : 0;
 }
 
 static void close_connections(Http *h)
@@ -178,6 +179,8 @@ void http_free(Http *h)
         close_connections(h);
     }
     http_lingers_free(h);
+    if (h->agent)
+        http_permit_unfollow(h);
     for (size_t i = 0; i < h->n_passed; i++)
         safe_close(h->passed[i]);
     if (h->event_socket) {
@@ -220,6 +223,7 @@ int http_reconfigure(Http *h, const http_settings *settings)
         h->settings = old;
         return r;
     }
+    http_static_check(settings);
     return http_listen_update(h);
 }
 

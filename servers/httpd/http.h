@@ -46,6 +46,7 @@ typedef struct HttpAddress HttpAddress;
 typedef struct HttpConnection HttpConnection;
 typedef struct HttpPeer HttpPeer;
 typedef struct HttpExchange HttpExchange;
+typedef struct HttpFile HttpFile;
 typedef struct HttpLinger HttpLinger;
 typedef struct HttpListener HttpListener;
 
@@ -105,6 +106,9 @@ struct HttpPeer {
     uint64_t retry_usec;
     uint64_t used_usec;
     hybus_row *row; /* what it may do with our own pages */
+    hybus_agent_question *question; /* for a new one */
+    bool rejudging;
+    unsigned overtaken;
 };
 
 /* Pages that the server itself answers, by the permission they need. */
@@ -134,12 +138,13 @@ struct HttpExchange {
     http_exchange_state state;
     void (*permitted)(HttpExchange *x);
     http_page page;
+    unsigned overtaken;
+    HttpFile *file;   /* where the body comes from; the request's pool has it */
     size_t body_sent; /* of the request's body, to the core */
     h2o_buffer_t *sending, *pending;
     uint64_t moved_usec; /* when the client last took something */
     size_t moved_bytes, held;
-    bool in_flight, ended, aborted, asking, head, event_stream, file, first_value, skipped, replied,
-        limited;
+    bool in_flight, ended, aborted, asking, head, event_stream, first_value, replied, cut;
 };
 
 struct Http {
@@ -163,7 +168,9 @@ struct Http {
     HttpConnection *connections, *dying;
     HttpLinger *lingers;
     HttpAddress *addresses;
-    size_t held;
+    size_t held, rejudging; /* rejudging: peers whose row is asked for again */
+    bool settling;
+    uint64_t settling_generation;
     size_t n_connections, n_authenticated, n_addresses, n_streams, n_lingers;
     uint64_t next_id, swept_usec, bodies_swept_usec, streams_usec, drain_since_usec, drain_until_usec, log_second;
     unsigned log_lines;
@@ -182,7 +189,7 @@ int http_new(sd_event *event, const http_settings *settings, Http **ret);
 void http_free(Http *h);
 HYBUS_DEFINE_CLEANUP(Http, http_free)
 /* The core outlives no connection: it is set before the first listener opens. */
-void http_set_core(Http *h, endpoint_core *core, hybus_agent *agent);
+int http_set_core(Http *h, endpoint_core *core, hybus_agent *agent);
 /* New settings; -errno when the certificate cannot be read, everything stays as it was then. */
 int http_reconfigure(Http *h, const http_settings *settings);
 /* One turn of the loop: sleeps at most `usec`, then handles everything that is there. */
@@ -195,6 +202,8 @@ uint64_t http_now(void);
 /* --- http-library.c: flaws of the library, mended -----------------------------------------------
  */
 int http_library_init(void);
+/* Ends a stream whose client does not take what it was given. */
+void http_library_reset(h2o_req_t *req);
 /* From here on no request with more than one frame of header begins. */
 void http_library_drain(bool draining);
 
@@ -248,6 +257,8 @@ void http_lingers_free(Http *h);
 /* The peer for a token (or none), checked or being checked. -ENOBUFS: all are in use. */
 int http_peer_get(HttpConnection *c, const http_span *bearer, HttpPeer **ret);
 void http_peer_leave(HttpPeer *p);
+/* Ends what is on its way to it: everything, or the files. */
+void http_peer_cut(HttpPeer *p, bool files_only);
 void http_peers_free(HttpConnection *c);
 
 /* --- http-exchange.c ----------------------------------------------------------------------------
@@ -267,7 +278,10 @@ void http_exchange_cut(HttpExchange *x);
 extern const endpoint_reply_ops http_reply_ops;
 void http_reply_start(HttpExchange *x, unsigned status);
 void http_reply_body(HttpExchange *x, const char *type, const void *body, size_t size);
-void http_reply_common_headers(HttpExchange *x);
+/* Headers alone. */
+void http_reply_empty(HttpExchange *x);
+/* A page of our own may do what the system's pages may. */
+void http_reply_page_policy(HttpExchange *x, http_span type);
 void http_reply_header(HttpExchange *x, const char *name, const char *value);
 /* Begins a streamed body with what has been written so far. */
 void http_reply_stream(HttpExchange *x);
@@ -275,11 +289,18 @@ void http_reply_stream(HttpExchange *x);
 int http_reply_write(HttpExchange *x, const void *data, size_t size);
 void http_reply_end(HttpExchange *x);
 void http_reply_send_more(HttpExchange *x);
+/* Ends the answer where it is, so that nobody takes it for whole. The exchange may be gone then. */
+void http_reply_cut(HttpExchange *x);
 
 /* --- http-permit.c: our own pages ---------------------------------------------------------------
  */
 /* Judges the exchange's principal; `allowed` follows, or the refusal has been sent. */
 void http_permit(HttpExchange *x, http_page page, void (*allowed)(HttpExchange *x));
+/* Files on their way are judged again when the policy moves. */
+int http_permit_follow(Http *h);
+void http_permit_unfollow(Http *h);
+/* The peer goes. */
+void http_permit_leave(HttpPeer *p);
 
 /* --- http-stream.c: server-sent events ----------------------------------------------------------
  */
@@ -300,4 +321,11 @@ void http_log_access(HttpExchange *x);
 void http_statistics(Http *h, void (*each)(const char *name, uint64_t value, void *userdata),
                      void *userdata);
 void http_metrics_reply(HttpExchange *x);
-void http_static_register(Http *h, h2o_pathconf_t *path);
+/* Is this path the document root's? */
+bool http_static_has(const HttpExchange *x);
+void http_static_reply(HttpExchange *x);
+/* Writes the next piece of the file. */
+void http_static_refill(HttpExchange *x);
+void http_static_register(h2o_pathconf_t *path);
+/* Says so when the root is not there. */
+void http_static_check(const http_settings *s);

@@ -95,7 +95,9 @@ static int make_core(Manager *m, int channel)
     r = endpoint_core_new(&options, &m->core);
     if (r < 0)
         return hybus_log_errno(LOG_ERR, r, "cannot set up the endpoint core");
-    http_set_core(m->http, m->core, hybus_daemon_agent(m->daemon));
+    r = http_set_core(m->http, m->core, hybus_daemon_agent(m->daemon));
+    if (r < 0)
+        return hybus_log_errno(LOG_ERR, r, "cannot follow the policy");
     return 0;
 }
 

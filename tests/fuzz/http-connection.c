@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A whole connection, library and all, over the fake core: the first byte chooses HTTP/1 or HTTP/2,
- * then come steps. The socket's buffer is small, so that writes stay unfinished as they do on a real
- * network. Whatever came, the end of the connection leaves nothing behind. */
+ * then come steps. The socket's buffer is small, so that writes stay unfinished as they do on a
+ * real network. Whatever came, the end of the connection leaves nothing behind. */
 
 #include "http.h"
 
@@ -53,7 +53,8 @@ static void set_up(void)
     assert(r >= 0);
     r = http_new(world.event, &world.settings, &world.http);
     assert(r >= 0);
-    http_set_core(world.http, world.core, NULL);
+    r = http_set_core(world.http, world.core, NULL);
+    assert(r >= 0);
     world.accept =
         (h2o_accept_ctx_t){.ctx = &world.http->context, .hosts = world.http->config.hosts};
 }
@@ -188,7 +189,8 @@ static h2o_socket_t *accept_one(int fd)
 
 static void check_nothing_is_left(void)
 {
-    /* HTTP/1 does not read while it waits for an answer; the sweep that would notice takes a second. */
+    /* HTTP/1 does not read while it waits for an answer; the sweep that would notice takes a
+     * second. */
     if (world.http->connections && !world.http->connections->http2 &&
         world.http->connections->exchanges)
         http_connection_kill(world.http->connections);

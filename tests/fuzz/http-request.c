@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The first byte chooses what the rest is: a request target, a head, an authority, a list, a token.
+/* The first byte chooses what the rest is: a request target, a head, an authority, a list, a token, conditions.
  */
 #include <assert.h>
+#include <http-condition.h>
 #include <http-request.h>
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -45,6 +46,34 @@ static void others(http_span s)
         assert(*c > 0x20 && *c < 0x7f && *c != '"');
 }
 
+static void conditions(http_span s)
+{
+    const http_validators v = {"\"a-b\"", 784111777};
+    const http_conditions each[] = {{.if_match = s},
+                                    {.if_none_match = s},
+                                    {.if_modified_since = s},
+                                    {.if_unmodified_since = s}};
+    http_range ranges[HTTP_RANGES_MAX];
+    char buffer[HTTP_DATE_SIZE];
+    uint64_t total = 0;
+    int64_t date;
+    int n;
+
+    for (size_t i = 0; i < ELEMENTS(each); i++) {
+        unsigned status = http_conditions_judge(&each[i], &v);
+        assert(status == 0 || status == 304 || status == 412);
+    }
+    (void)http_if_range_holds(s, &v);
+    if (http_date_parse(s, &date) == 0 && http_date_format(date, buffer))
+        assert(strlen(buffer) == HTTP_DATE_SIZE - 1);
+    n = http_ranges_parse(s, 1000, ranges);
+    for (int i = 0; i < n; i++) {
+        assert(ranges[i].first <= ranges[i].last && ranges[i].last < 1000);
+        total += ranges[i].last - ranges[i].first + 1;
+    }
+    assert(total <= 1000);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     http_span s;
@@ -54,6 +83,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     s = (http_span){(const char *)data + 1, size - 1};
     if (data[0] == 't')
         target(s);
+    else if (data[0] == 'c')
+        conditions(s);
     else
         others(s);
     return 0;

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What h-httpd offers, over the fake core: features.py --serve PROGRAM. Standard library only."""
 import argparse
+import gzip
 import http.client
 import os
 import select
@@ -12,7 +13,7 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import attacks  # noqa: E402
-from attacks import CONTINUATION, DATA, GOAWAY, HEADERS, WINDOW, Http2, Served  # noqa: E402
+from attacks import CONTINUATION, DATA, GOAWAY, HEADERS, RST, WINDOW, Http2, Served  # noqa: E402
 
 
 def ask(target, path, method="GET", body=None, **headers):
@@ -30,16 +31,268 @@ def expect(actual, wanted):
         raise AssertionError(f"{actual!r} instead of {wanted!r}")
 
 
-def static_files(served):
-    text = b"line of text\n" * 1000
-    for name, data in (("page.txt", text), ("index.html", b"<p>root</p>")):
-        with open(served.directory + "/files/" + name, "wb") as f:
-            f.write(data)
-    with open(served.directory + "/secret", "w") as f:
-        f.write("secret")
-    # Judged like everything else: without an agent nobody may.
-    expect(ask(served.target, "/page.txt")[0], 503)
-    expect(ask(served.target, "/%2e%2e/secret")[0], 503)
+def order(served, letter):
+    served.process.stdin.write(letter)
+    served.process.stdin.flush()
+
+
+def revoke(served):
+    """Takes the files from everybody; what was on its way is cut when this returns."""
+    order(served, b"v")
+    expect(served.process.stdout.readline(), b"settled\n")
+
+
+def write(served, name, data):
+    path = f"{served.directory}/files/{name}"
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "wb") as f:
+        f.write(data)
+    return path
+
+
+TEXT = b"".join(b"line %d of text\n" % i for i in range(1000))
+
+
+def static_names(served):
+    """What is a file, what is a page of a directory, and what is nobody's business."""
+    write(served, "page.txt", TEXT)
+    write(served, "index.html", b"<p>root</p>")
+    write(served, "sub/index.html", b"<p>sub</p>")
+    write(served, "empty", b"")
+    write(served, "caf\u00e9 %41.css", b"p {}")
+    write(served, ".hidden/secret", b"secret")
+    write(served, "sub/.secret", b"secret")
+    write(served, ".well-known/acme", b"token")
+    write(served, ".well-known/.secret", b"secret")
+    write(served, "../secret", b"secret")
+    write(served, "nodes/secret", b"secret")
+    os.makedirs(served.directory + "/files/bare", exist_ok=True)
+    for name, to in (("out", "../secret"), ("absolute", served.directory + "/secret"), ("up", ".."), ("loop", "loop"),
+                     ("in", "sub/index.html"), ("proc", "/proc/self/fd/0")):
+        os.symlink(to, f"{served.directory}/files/{name}")
+    os.mkfifo(served.directory + "/files/pipe")
+    # Judged like everything else: first nobody may.
+    for path in ("/page.txt", "/nothing", "/%2e%2e/secret"):
+        expect(ask(served.target, path)[0], 401)
+    order(served, b"g")
+    types = {"/page.txt": "text/plain; charset=utf-8", "/": "text/html; charset=utf-8",
+             "/sub/": "text/html; charset=utf-8", "/caf%c3%a9%20%2541.css": "text/css; charset=utf-8",
+             "/empty": "application/octet-stream", "/in": "application/octet-stream",
+             "/.well-known/acme": "application/octet-stream", "/sub/../page.txt": "text/plain; charset=utf-8"}
+    for path, kind in types.items():
+        status, fields, body = ask(served.target, path)
+        expect((path, status, fields["content-type"], fields["x-content-type-options"]), (path, 200, kind, "nosniff"))
+        expect(int(fields["content-length"]), len(body))
+        expect(ask(served.target, path, "HEAD")[1]["content-length"], fields["content-length"])
+    expect("script-src 'self'" in ask(served.target, "/")[1]["content-security-policy"], True)
+    expect(ask(served.target, "/page.txt")[2], TEXT)
+    status, fields, _ = ask(served.target, "/sub?a=b")
+    expect((status, fields["location"]), (301, "/sub/?a=b"))
+    for path in ("/nothing", "/page.txt/", "/page.txt/x", "/bare/", "/.hidden/secret", "/sub/.secret", "/%2ehidden/secret",
+                 "/.well-known/.secret", "/../secret", "/%2e%2e/secret", "/%2e%2e%2fsecret", "/sub/%2e%2e/%2e%2e/secret",
+                 "/..%5csecret", "/out", "/absolute", "/up/secret", "/loop", "/proc", "/pipe", "//page.txt", "//evil/..",
+                 "/nodes/secret", "/" + "x" * 300, "/" + "x/" * 900):
+        expect((path, ask(served.target, path)[0]), (path, 404))
+    expect(ask(served.target, "/page.txt%00")[0], 400)
+    for method, status in (("PUT", 405), ("POST", 405), ("DELETE", 405), ("OPTIONS", 204)):
+        answer = ask(served.target, "/page.txt", method)
+        expect((answer[0], answer[1]["allow"]), (status, "GET, HEAD, OPTIONS"))
+    os.rename(served.directory + "/files", served.directory + "/away")
+    expect(ask(served.target, "/page.txt")[0], 404)
+    os.rename(served.directory + "/away", served.directory + "/files")
+    expect(ask(served.target, "/page.txt")[0], 200)
+
+
+def static_ranges(served):
+    size = len(TEXT)
+    for wanted, first, last in (("0-0", 0, 0), ("5-", 5, size - 1), ("-7", size - 7, size - 1), ("10-19", 10, 19),
+                                (f"100-{size * 9}", 100, size - 1), (f"-{size * 9}", 0, size - 1)):
+        status, fields, body = ask(served.target, "/page.txt", range="bytes=" + wanted, accept_encoding="gzip")
+        expect((wanted, status, fields["content-range"]), (wanted, 206, f"bytes {first}-{last}/{size}"))
+        expect(body, TEXT[first:last + 1])
+        expect(int(fields["content-length"]), len(body))
+    for wanted in (f"{size}-", "-0", f"{size}-{size + 5}, -0"):
+        status, fields, _ = ask(served.target, "/page.txt", range="bytes=" + wanted)
+        expect((wanted, status, fields["content-range"]), (wanted, 416, f"bytes */{size}"))
+    # What is malformed, of another kind or too much counts for nothing.
+    for wanted in ("bytes=", "bytes=a-b", "bytes=5-4", "bytes=--1", "lines=1-2", "bytes=0-,0-", "bytes=" + "0-0," * 20,
+                   "bytes=99999999999999999999-"):
+        status, fields, body = ask(served.target, "/page.txt", range=wanted)
+        expect((wanted, status, body == TEXT), (wanted, 200, True))
+    status, fields, body = ask(served.target, "/page.txt", range="bytes=0-3, 10-19 ,-5")
+    expect((status, int(fields["content-length"])), (206, len(body)))
+    kind, _, boundary = fields["content-type"].partition("; boundary=")
+    expect(kind, "multipart/byteranges")
+    parts = body.split(b"\r\n--" + boundary.encode())
+    expect((parts[0], parts[-1]), (b"", b"--\r\n"))
+    for part, (first, last) in zip(parts[1:-1], ((0, 3), (10, 19), (size - 5, size - 1)), strict=True):
+        head, _, data = part.partition(b"\r\n\r\n")
+        expect(data, TEXT[first:last + 1])
+        expect(b"Content-Range: bytes %d-%d/%d" % (first, last, size) in head, True)
+        expect(b"Content-Type: text/plain; charset=utf-8" in head, True)
+    status, fields, body = ask(served.target, "/page.txt", "HEAD", range="bytes=0-3")
+    expect((status, int(fields["content-length"])), (200, size))
+    expect(ask(served.target, "/empty", range="bytes=0-")[0], 416)
+    expect(ask(served.target, "/empty")[2], b"")
+
+
+def static_conditions(served):
+    status, fields, _ = ask(served.target, "/page.txt")
+    etag, modified = fields["etag"], fields["last-modified"]
+    expect((fields["cache-control"], fields["accept-ranges"], etag[0]), ("private, no-cache", "bytes", '"'))
+    before, after = "Sun, 06 Nov 1994 08:49:37 GMT", "Fri, 31 Dec 2100 00:00:00 GMT"
+    for status, conditions in (
+            (304, {"if_none_match": etag}), (304, {"if_none_match": "*"}), (304, {"if_none_match": f'"a", W/{etag}'}),
+            (200, {"if_none_match": '"a"'}), (304, {"if_modified_since": modified}), (200, {"if_modified_since": before}),
+            (304, {"if_modified_since": after}), (200, {"if_modified_since": "yesterday"}),
+            (200, {"if_none_match": '"a"', "if_modified_since": after}),
+            (200, {"if_match": etag}), (200, {"if_match": "*"}), (412, {"if_match": '"a"'}), (412, {"if_match": "W/" + etag}),
+            (412, {"if_unmodified_since": before}), (200, {"if_unmodified_since": modified}),
+            (200, {"if_match": etag, "if_unmodified_since": before}),
+            (206, {"range": "bytes=0-1", "if_range": etag}), (200, {"range": "bytes=0-1", "if_range": '"a"'}),
+            (200, {"range": "bytes=0-1", "if_range": "W/" + etag}), (206, {"range": "bytes=0-1", "if_range": modified}),
+            (200, {"range": "bytes=0-1", "if_range": after}), (304, {"range": "bytes=0-1", "if_none_match": etag})):
+        answer = ask(served.target, "/page.txt", **conditions)
+        expect((conditions, answer[0]), (conditions, status))
+        if status == 304:
+            expect((answer[1]["etag"], answer[2], "content-length" in answer[1]), (etag, b"", False))
+        expect(ask(served.target, "/page.txt", "HEAD", **conditions)[0], 200 if status == 206 else status)
+    # Two fields of the same name are one list; in both versions of the protocol.
+    client = Http2(served.target)
+    client.send(client.request("/page.txt", fields=[("if-none-match", '"a"'), ("if-none-match", etag)])[1])
+    while (frame := client.read_frame())[0] != HEADERS:
+        pass
+    expect(frame[3][0], 0x8b)  # 304
+    client.sock.close()
+    # Another content, another tag.
+    write(served, "page.txt", TEXT[:-1] + b"x")
+    expect(ask(served.target, "/page.txt", if_none_match=etag)[0], 200)
+    write(served, "page.txt", TEXT)
+    # From a device without a clock: never later than now.
+    os.utime(served.directory + "/files/page.txt", (1 << 33, 1 << 33))
+    expect("last-modified" in ask(served.target, "/page.txt")[1], False)
+
+
+def static_gzip(served):
+    for path, packed in (("/page.txt", True), ("/sub/", False), ("/picture.png", False)):
+        write(served, "picture.png", TEXT)
+        status, fields, body = ask(served.target, path, accept_encoding="gzip, br")
+        plain = ask(served.target, path)
+        expect((path, status, fields.get("content-encoding")), (path, 200, "gzip" if packed else None))
+        expect(gzip.decompress(body) if packed else body, plain[2])
+        if packed:
+            expect((fields["vary"], plain[1]["vary"], fields["accept-ranges"]), ("accept-encoding",) * 2 + ("none",))
+            expect(fields["etag"], "W/" + plain[1]["etag"])  # not byte for byte the same
+            expect(ask(served.target, path, accept_encoding="gzip", if_none_match=fields["etag"])[0], 304)
+            expect(ask(served.target, path, if_none_match=fields["etag"])[0], 304)
+            answer = ask(served.target, path, range="bytes=0-9", if_range=fields["etag"])
+            expect((answer[0], answer[2]), (200, TEXT))
+        expect(ask(served.target, path, accept_encoding="gzip;q=0")[1].get("content-encoding"), None)
+    client = Http2(served.target)
+    body = client.exchange(path="/page.txt", fields=[("accept-encoding", "gzip")])[1]
+    expect(gzip.decompress(body), TEXT)
+    client.sock.close()
+
+
+def static_revoked(served):
+    """A revoke cuts the files on their way, read slowly or not, and nothing else on the same connection."""
+    data = os.urandom(1 << 20) * 32
+    write(served, "large", data)
+    clients = [Http2(served.target, rcvbuf=4096, window=1 << 30), Http2(served.target, window=100000)]
+    for client in clients:
+        stream, request = client.request("/large")
+        client.send(client.frame(WINDOW, 0, 0, struct.pack(">I", 1 << 30)) + request)
+        while client.read_frame()[0] != DATA:
+            pass
+    other = clients[1].request("/stream")
+    clients[1].send(other[1] + clients[1].frame(WINDOW, 0, other[0], struct.pack(">I", 1 << 20)))
+    plain = socket.create_connection(("127.0.0.1", served.target.plain_port), attacks.DEADLINE)
+    plain.sendall(b"GET /large HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    expect(plain.recv(100).startswith(b"HTTP/1.1 200"), True)
+    revoke(served)
+    for client in clients:
+        size, whole = 0, 0
+        while True:
+            kind, flags, at, payload = client.read_frame()
+            if at == stream and kind == DATA:
+                size += len(payload)
+                expect(flags & 1, 0)
+            elif kind == DATA:
+                whole += len(payload)
+            elif kind == RST:
+                expect(at, stream)
+                break
+        expect(size < len(data), True)
+        while client is clients[1] and whole < 1 << 20:
+            kind, flags, at, payload = client.read_frame()
+            whole += len(payload) if kind == DATA and at == other[0] else 0
+        expect(client.exchange()[1], b"hello world\n")
+        client.sock.close()
+    size = 0
+    try:
+        while piece := plain.recv(1 << 20):
+            size += len(piece)
+    except ConnectionError:
+        pass
+    expect(size < len(data), True)
+    plain.close()
+    expect(ask(served.target, "/page.txt")[0], 401)
+    order(served, b"g")
+    expect(ask(served.target, "/large")[2] == data, True)
+
+
+def static_shrinking(served):
+    """A file that becomes shorter while it is read is not taken for whole."""
+    path = write(served, "shrinking", b"x" * (8 << 20))
+    client = Http2(served.target, window=1000)
+    stream, request = client.request("/shrinking")
+    client.send(request)
+    while client.read_frame()[0] != DATA:
+        pass
+    os.truncate(path, 100)
+    client.send(client.frame(WINDOW, 0, 0, struct.pack(">I", 1 << 30)) +
+                client.frame(WINDOW, 0, stream, struct.pack(">I", 1 << 30)))
+    while (frame := client.read_frame())[0] != RST:
+        expect(frame[1] & 1 if frame[0] == DATA else 0, 0)
+    client.sock.close()
+
+
+def metrics(served):
+    """Counters agree with what was done."""
+    def read():
+        status, fields, body = ask(served.target, "/system/http/metrics")
+        expect((status, fields["content-type"]), (200, "text/plain; version=0.0.4; charset=utf-8"))
+        lines = body.decode().splitlines()
+        types = dict(line.split()[2:] for line in lines if line.startswith("# TYPE "))
+        values = {line.split()[0]: int(line.split()[1]) for line in lines if not line.startswith("#")}
+        expect(types.keys(), values.keys())
+        for name, kind in types.items():
+            expect(kind, "counter" if name.endswith("_total") else "gauge")
+        return {name.removeprefix("hybridos_http_"): value for name, value in values.items()}
+    before = read()
+    for _ in range(3):
+        ask(served.target, "/hello")
+    ask(served.target, "/nowhere", "POST", b"12345")
+    ask(served.target, "/hello", host="evil.example")
+    attacks.raw(served.target, b"GET /hello HTTP/1.1\r\n\r\n")
+    client = Http2(served.target)
+    client.send(client.request("/events", fields=[("accept", "text/event-stream")])[1])
+    read_until(client, b"retry")
+    after = read()
+    client.sock.close()
+    moved = {name: after[name] - before[name] for name in after if after[name] != before[name]}
+    size = len(ask(served.target, "/system/http/metrics")[2])
+    sent = moved.pop("response_body_bytes_total")
+    expect(size < sent < size + 2000, True)
+    # The second reading is itself a request that has not been answered yet.
+    expect(moved, {"connections_total": 8, "requests_total": 8, "responses_2xx_total": 4, "responses_4xx_total": 3,
+                   "request_body_bytes_total": 5, "requests_misdirected_total": 1, "requests_bad_total": 1,
+                   "streams_total": 1, "streams": 1, "connections": 1})
+    expect(ask(served.target, "/system/http/metrics", "POST")[0], 405)
+    revoke(served)
+    status, fields, body = ask(served.target, "/system/http/metrics")
+    expect((status, fields["www-authenticate"], b'"audit":"f00d-7"' in body), (401, "Bearer", True))
+    order(served, b"g")
 
 
 def methods(served):
@@ -49,7 +302,7 @@ def methods(served):
     expect(status, 200)
     expect(body.startswith(b"PATCH /echo ?a=b\n") and body.endswith(b"x" * 100000), True)
     expect(ask(served.target, "/hello", "TRACE")[0], 405)
-    expect(ask(served.target, "/nowhere/", authorization="Bearer good", method="POST")[0], 404)
+    expect(ask(served.target, "/nodes/x", authorization="Bearer good", method="POST")[0], 404)
 
 
 def trailers(served):
@@ -210,8 +463,7 @@ def reload(served):
         with open(f"{fresh.directory}/{name}", "rb") as source, open(f"{served.directory}/{name}", "wb") as target:
             target.write(source.read())
     fresh.end()
-    served.process.stdin.write(b"r")
-    served.process.stdin.flush()
+    order(served, b"r")
     for _ in range(1000):
         try:
             if certificate() != before:
@@ -268,8 +520,7 @@ def drain(served):
     post, data = guest.request("/echo", method="POST", end=False)
     guest.send(data)
     guest.exchange()
-    served.process.stdin.write(b"d")
-    served.process.stdin.flush()
+    order(served, b"d")
     # A header that goes on where nothing may begin any more made the library read it for ever.
     for _ in range(2):
         while guest.read_frame()[0] != GOAWAY:
@@ -293,7 +544,7 @@ def main():
     parser.add_argument("--serve", required=True)
     served = Served(parser.parse_args().serve)
     failed = 0
-    tests = [static_files, methods, trailers, refused_bodies, headers, credentials, cors, streaming, events, protocols, request_rate,
+    tests = [static_names, static_ranges, static_conditions, static_gzip, static_revoked, static_shrinking, metrics, methods, trailers, refused_bodies, headers, credentials, cors, streaming, events, protocols, request_rate,
              reserved_slots, reload, drain]
     for test in tests:
         try:

@@ -1,14 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The server over the fake core, for attacks.py: serve DIRECTORY TLS-PORT PLAIN-PORT [LINE…]; each
  * LINE is one of configuration. Says "ready" when it listens. Standard input: "d" drains, "r" loads
- * the certificate again, its end ends the server. */
+ * the certificate again, "g" grants everybody files and metrics, "v" revokes that and says "settled"
+ * when it holds; its end ends the server. */
 
 #include <endpoint/endpoint.h>
 #include <hybus/config.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 
+#include "../endpoint/agent-fake.h"
 #include "http.h"
+
+static const char *const pages[] = {"endpoint.read:/", "server.read"};
 
 static void on_drained(Http *h, void *userdata)
 {
@@ -22,9 +26,26 @@ static int on_input(sd_event_source *s, int fd, uint32_t events, void *userdata)
 
     if (read(fd, &order, 1) == 1 && order == 'r')
         return http_reconfigure(h, h->settings);
+    if (order == 'g' || order == 'v') {
+        for (size_t i = 0; i < ELEMENTS(pages); i++)
+            (order == 'g' ? agent_fake_grant : agent_fake_revoke)(h->agent, "anonymous", pages[i]);
+        agent_fake_change(h->agent);
+        return 0;
+    }
     if (order == 'd' && http_drain(h, on_drained, NULL) == 1)
         return 0;
     return sd_event_exit(h->event, 0);
+}
+
+static void say_settled(const hybus_agent *agent)
+{
+    static uint64_t said;
+
+    if (agent_fake_settled(agent) <= said)
+        return;
+    said = agent_fake_settled(agent);
+    puts("settled");
+    fflush(stdout);
 }
 
 static int load(int argc, char *argv[], http_settings *ret)
@@ -67,6 +88,7 @@ int main(int argc, char *argv[])
     http_settings settings = {};
     endpoint_options options = {};
     endpoint_core *core = NULL;
+    hybus_agent *agent;
     sd_event *event = NULL;
     Http *http = NULL;
 
@@ -76,8 +98,8 @@ int main(int argc, char *argv[])
     options.event = event;
     if (endpoint_core_new(&options, &core) < 0)
         return 1;
-    http_set_core(http, core, NULL);
-    if (http_reconfigure(http, &settings) < 0 ||
+    agent = agent_fake_new(event);
+    if (http_set_core(http, core, agent) < 0 || http_reconfigure(http, &settings) < 0 ||
         sd_event_add_io(event, NULL, 0, EPOLLIN, on_input, http) < 0)
         return 1;
     shrink_send_buffers(http);
@@ -86,7 +108,10 @@ int main(int argc, char *argv[])
     while (sd_event_get_state(event) != SD_EVENT_FINISHED)
         if (http_turn(http, 60000000u) < 0)
             return 1;
+        else
+            say_settled(agent);
     http_free(http);
+    hybus_agent_free(agent);
     endpoint_core_free(core);
     sd_event_unref(event);
     hybus_settings_done(http_setting_table, &settings);

@@ -61,7 +61,7 @@ static int set_up(void **state)
     options.event = f->event;
     assert_true(endpoint_core_new(&options, &f->core) >= 0);
     assert_true(http_new(f->event, &settings, &f->http) >= 0);
-    http_set_core(f->http, f->core, NULL);
+    assert_int_equal(http_set_core(f->http, f->core, NULL), 0);
     assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair), 0);
     f->server = bus_on(f, pair[0], true);
     f->client = bus_on(f, pair[1], false);

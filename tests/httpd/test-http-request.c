@@ -5,6 +5,7 @@
 
 #include <cmocka.h>
 
+#include "http-condition.h"
 #include "http-request.h"
 
 static http_span span(const char *s)
@@ -217,6 +218,34 @@ static void test_hpack_count(void **state)
     assert_int_equal(http_hpack_count((const uint8_t *)"", 0), 0);
 }
 
+static void test_dates(void **state)
+{
+    static const char *const bad[] = {"",
+                                      "yesterday",
+                                      "Sun, 06 Nov 1994 08:49:37",
+                                      "Sun, 06 Nov 1994 24:49:37 GMT",
+                                      "Sun, 06 Nov 1994 08:49:37 GMT ",
+                                      "Sun, 32 Nov 1994 08:49:37 GMT",
+                                      "Sun, 6 Nov 1994 08:49:37 GMT",
+                                      "Sun, 06 nov 1994 08:49:37 GMT",
+                                      "Sun Nov 06 1994"};
+    char buffer[HTTP_DATE_SIZE];
+    int64_t seconds;
+
+    assert_int_equal(http_date_parse(span("Sun, 06 Nov 1994 08:49:37 GMT"), &seconds), 0);
+    assert_int_equal(seconds, 784111777);
+    assert_string_equal(http_date_format(seconds, buffer), "Sun, 06 Nov 1994 08:49:37 GMT");
+    assert_int_equal(http_date_parse(span("Sunday, 06-Nov-94 08:49:37 GMT"), &seconds), 0);
+    assert_int_equal(seconds, 784111777);
+    assert_int_equal(http_date_parse(span("Sun Nov  6 08:49:37 1994"), &seconds), 0);
+    assert_int_equal(seconds, 784111777);
+    assert_int_equal(http_date_parse(span("Tue, 29 Feb 2028 00:00:00 GMT"), &seconds), 0);
+    assert_string_equal(http_date_format(seconds, buffer), "Tue, 29 Feb 2028 00:00:00 GMT");
+    for (size_t i = 0; i < ELEMENTS(bad); i++)
+        assert_int_equal(http_date_parse(span(bad[i]), &seconds), -EINVAL);
+    assert_null(http_date_format(INT64_MAX, buffer));
+}
+
 static void test_escape(void **state)
 {
     char buffer[32];
@@ -234,6 +263,7 @@ int main(void)
         cmocka_unit_test(test_authority), cmocka_unit_test(test_fields),
         cmocka_unit_test(test_bearer),    cmocka_unit_test(test_lists),
         cmocka_unit_test(test_escape),    cmocka_unit_test(test_hpack_count),
+        cmocka_unit_test(test_dates),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
