@@ -48,9 +48,9 @@ class Status(dbus.service.Object):
 
 
 def push():
-    endpoints.Notify(namespace, "/", "application/json", {"max-age": dbus.UInt32(2)},
-                     dbus.ByteArray(json.dumps(sample()).encode()), reply_handler=lambda: None,
-                     error_handler=lambda e: print(e, file=sys.stderr))
+    options = dbus.Dictionary({"max-age": dbus.UInt32(2)}, signature="sv")
+    endpoints.Notify(namespace, "/", "application/json", options, dbus.ByteArray(json.dumps(sample()).encode()),
+                     reply_handler=lambda: None, error_handler=lambda e: print(e, file=sys.stderr))
     return True
 
 

@@ -454,8 +454,6 @@ int bus_body(endpoint_request *r, const void *data, size_t size, bool end)
         k = go(b, r->held, r->held ? r->held_size : 0);
     if (k < 0)
         request_fail(r, error_status(k), "The request could not be passed on.");
-    else if (r->ops->taken)
-        r->ops->taken(r, size, r->userdata);
     return 0;
 }
 

@@ -114,7 +114,9 @@ typedef struct endpoint_reply_ops {
                   size_t n_headers, const void *body, size_t size, bool end, void *userdata);
     void (*data)(endpoint_request *r, const void *data, size_t size, bool end, void *userdata);
     void (*abort)(endpoint_request *r, unsigned status, void *userdata);
-    /* The responder has taken `size` bytes of the request body. May be NULL. */
+    /* The responder takes more of the request body: `size` bytes (0: after -EAGAIN, nothing yet).
+     * Never from within endpoint_request_body(), and not for an app on the bus, which counts as
+     * having taken what that accepted. May be NULL. */
     void (*taken)(endpoint_request *r, size_t size, void *userdata);
 } endpoint_reply_ops;
 

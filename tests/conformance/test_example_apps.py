@@ -2,6 +2,7 @@
 """The examples and the shipped status app, each between a fake registrar and a fake server: on the channel, or on a private
 message bus."""
 import contextlib
+import itertools
 import json
 import os
 import subprocess
@@ -96,7 +97,13 @@ class Registrar(dbus.service.Object):
                            lambda e: print('error', e, flush=True))
         for _ in range(3):
             GLib.idle_add(ask)
+        if options.get('watch'):
+            bus.call_async(sender, path, 'org.hybridos.Responder1', 'Watch', 'su', ('/', dbus.UInt32(1)), None, None)
         return '0123456789abcdef'
+    @dbus.service.method('org.hybridos.Endpoints1', in_signature='sssa{sv}ay', message_keyword='message')
+    def Notify(self, namespace, path, content_type, options, body, message=None):
+        # dbus-python is content with any types; the registrar is not.
+        print('notify', message.get_signature(), namespace, path, flush=True)
 name = dbus.service.BusName('org.hybridos.Endpoints1', bus)
 registrar = Registrar(bus, '/org/hybridos/Endpoints1')
 print('ready', flush=True)
@@ -134,17 +141,20 @@ def test_over_the_bus(kind, tmp_path):
         assert registrar.readline() == "ready\n"
         bus.start(*BUS[kind], "/test")
         assert registrar.readline() == "register /test\n"
-        for _ in range(3):
-            word, status, content_type, body = registrar.readline().split(" ", 3)
+        said = iter(registrar.readline, "")
+        answers = [line.split(" ", 3) for line in itertools.islice((l for l in said if not l.startswith("notify")), 3)]
+        for word, status, content_type, body in answers:
             assert (word, status, content_type) == ("answer", "200", "application/json")
             assert json.loads(body)["uptime"] > 0
+        if kind == "dbus":  # the one that is told of watchers
+            assert next(l for l in said if l.startswith("notify")) == "notify sssa{sv}ay /test /\n"
         # The registrar is started anew: the app registers anew.
         bus.started[1].kill()
         bus.started[1].wait()
         registrar = bus.start("/usr/bin/python3", "-c", REGISTRAR, bus.address)
         assert registrar.readline() == "ready\n"
         assert registrar.readline() == "register /test\n"
-        assert registrar.readline().startswith("answer 200")
+        assert next(l for l in iter(registrar.readline, "") if not l.startswith("notify")).startswith("answer 200")
         assert bus.started[2].poll() is None
 
 

@@ -113,8 +113,9 @@ static void on_request(hybridos_request *r, void *userdata)
         begin_stream(r, (size_t)atol(path + 7));
     } else if (strcmp(path, "later") == 0) {
         later = r;
-    } else if (strcmp(path, "release") == 0) {
+    } else if (strcmp(path, "release") == 0 && later) {
         reply_text(later, 200, "later");
+        later = NULL;
         reply_text(r, 200, "released");
     } else if (strcmp(path, "never") == 0) {
         return;
@@ -166,6 +167,12 @@ static void on_state(hybridos_endpoint *e, unsigned status, const char *reason, 
     fflush(stdout);
 }
 
+/* Of the second endpoint: its fate is that of the first. */
+static void on_other_state(hybridos_endpoint *e, unsigned status, const char *reason,
+                           void *userdata)
+{
+}
+
 static void on_pieces(hybridos_request *r, void *userdata)
 {
     size_t *total = calloc(1, sizeof(*total));
@@ -205,11 +212,14 @@ int main(int argc, char *argv[])
     if (hybridos_register(app, argv[1], on_request, NULL, &whole) < 0 ||
         hybridos_register(app, other, on_pieces, NULL, &pieces) < 0)
         return EXIT_FAILURE;
-    if (argc > 2 && strcmp(argv[2], "--takeover") == 0)
+    if (argc > 2 && strcmp(argv[2], "--takeover") == 0) {
         hybridos_endpoint_takeover(whole);
+        hybridos_endpoint_takeover(pieces);
+    }
     hybridos_endpoint_title(whole, "conformance");
     hybridos_endpoint_rule(whole, "GET /public endpoint.public");
     hybridos_on_state(whole, on_state);
+    hybridos_on_state(pieces, on_other_state);
     hybridos_on_cancel(whole, on_cancel);
     hybridos_on_writable(whole, stream_on);
     hybridos_on_watch(whole, on_watch);

@@ -72,6 +72,6 @@ app.endpoint(`${namespace}-pieces`, async (request) => {
   let total = 0;
   for await (const piece of request) total += piece.length;
   return String(total);
-});
+}, { takeover: process.argv.includes('--takeover') }).onState(() => {}); // its fate is that of the first
 
 app.run().then(() => { console.log('stopped'); });

@@ -76,7 +76,7 @@ def state(status, reason):
     say(f"state {status} {reason}")
 
 
-@app.endpoint(namespace + "-pieces")
+@app.endpoint(namespace + "-pieces", takeover="--takeover" in sys.argv)
 async def pieces(request):
     if request.subpath == "/hold":
         await asyncio.get_running_loop().create_future()
@@ -84,6 +84,11 @@ async def pieces(request):
     async for piece in request:
         total += len(piece)
     return str(total)
+
+
+@pieces.on_state
+def other_state(status, reason):
+    pass  # its fate is that of the first
 
 
 app.run()
