@@ -361,10 +361,12 @@ static void test_a_copy_voids_the_tokens(void **state)
 
     fill(first, secrets);
     fixture_remove(directory(state), "anchor");
+    usleep(50000); /* birth times are as coarse as the kernel's tick */
     s = open_store(state);
     if (!s->restored) {
         /* A file system without birth times cannot tell. */
         store_free(s);
+        store_free(TAKE_PTR(first)); /* skip() does not return */
         free_secrets(secrets);
         skip();
     }
