@@ -1,17 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Files below the configured document root: HEAD, ranges, conditions, and gzip by the library's
  * filter. The library's own handler follows links out of the root, shows hidden files, waits for
- * ever at a pipe, and knows its root once for all; so files are opened here, by a kernel that keeps
- * the name below the root (openat2), and nothing but plain files is served. The root is looked up
+ * ever at a pipe, and knows its root once for all; so files are opened here, and
+ * nothing but plain files is served. The root is looked up
  * for every request: a reload may change it, and no disk is kept busy. */
 
 #include "http.h"
 
 #include <hybus/log.h>
-#include <linux/openat2.h>
 #include <openssl/rand.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 
 #include "http-condition.h"
 
@@ -41,21 +39,33 @@ static bool is_hidden(const char *path)
     const char *rest = startswith(path, "/.well-known/");
 
     path = rest ? rest - 1 : path;
-    return strstr(path, "/.") != NULL;
+    return strstr(path, "/.") || strstr(path, "//");
 }
 
-static int open_below(int root, const char *name)
+/* Step by step, and no step follows a link. `path` has no dot segments and ends in a name. */
+static int open_below(int root, const char *path)
 {
-    struct open_how how = {.flags = O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY,
-                           .resolve = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS};
-    long fd;
+    _cleanup_(closep) int directory = fcntl(root, F_DUPFD_CLOEXEC, 3);
+    char name[NAME_MAX + 1];
 
-    for (int i = 0; i < 4; i++) {
-        fd = syscall(SYS_openat2, root, name, &how, sizeof(how));
-        if (fd >= 0)
-            return (int)fd;
-        if (errno != EAGAIN && errno != EINTR) /* somebody renames */
-            break;
+    while (directory >= 0) {
+        size_t n;
+        int fd;
+
+        path += strspn(path, "/");
+        n = strcspn(path, "/");
+        if (n == 0 || n > NAME_MAX)
+            return -ENOENT;
+        memcpy(name, path, n);
+        name[n] = '\0';
+        path += n;
+        fd = openat(directory, name,
+                    (*path ? O_PATH | O_DIRECTORY : O_RDONLY | O_NONBLOCK | O_NOCTTY) | O_NOFOLLOW |
+                        O_CLOEXEC);
+        if (fd < 0 || !*path)
+            return fd < 0 ? -errno : fd;
+        safe_close(directory);
+        directory = fd;
     }
     return -errno;
 }
@@ -78,7 +88,7 @@ static int open_file(const char *root_path, const char *path, struct stat *ret_s
         return root;
     if (is_hidden(path))
         return -ENOENT;
-    snprintf(name, sizeof(name), "%s%s", path + 1, path[n - 1] == '/' ? INDEX : "");
+    snprintf(name, sizeof(name), "%s%s", path, path[n - 1] == '/' ? INDEX : "");
     fd = open_below(root, name);
     if (fd < 0)
         return fd;

@@ -269,6 +269,7 @@ def window_games(target, honest):
     """Windows of streams whose last byte is on its way, moved up and down: the library asserts that nobody does."""
     def saturated(initial, change):
         client = Http2(target, rcvbuf=4096, window=initial)
+        client.sock.settimeout(1)  # elsewhere there may be nothing large to ask for
         out, small = window(0, 1 << 30), []
         for _ in range(5):
             stream, data = client.request("/stream" if target.fake else None)

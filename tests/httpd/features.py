@@ -68,7 +68,7 @@ def static_names(served):
     write(served, "nodes/secret", b"secret")
     os.makedirs(served.directory + "/files/bare", exist_ok=True)
     for name, to in (("out", "../secret"), ("absolute", served.directory + "/secret"), ("up", ".."), ("loop", "loop"),
-                     ("in", "sub/index.html"), ("proc", "/proc/self/fd/0")):
+                     ("in", "sub/index.html"), ("folder", "sub"), ("proc", "/proc/self/fd/0")):
         os.symlink(to, f"{served.directory}/files/{name}")
     os.mkfifo(served.directory + "/files/pipe")
     # Judged like everything else: first nobody may.
@@ -77,7 +77,7 @@ def static_names(served):
     order(served, b"g")
     types = {"/page.txt": "text/plain; charset=utf-8", "/": "text/html; charset=utf-8",
              "/sub/": "text/html; charset=utf-8", "/caf%c3%a9%20%2541.css": "text/css; charset=utf-8",
-             "/empty": "application/octet-stream", "/in": "application/octet-stream",
+             "/empty": "application/octet-stream",
              "/.well-known/acme": "application/octet-stream", "/sub/../page.txt": "text/plain; charset=utf-8"}
     for path, kind in types.items():
         status, fields, body = ask(served.target, path)
@@ -90,7 +90,7 @@ def static_names(served):
     expect((status, fields["location"]), (301, "/sub/?a=b"))
     for path in ("/nothing", "/page.txt/", "/page.txt/x", "/bare/", "/.hidden/secret", "/sub/.secret", "/%2ehidden/secret",
                  "/.well-known/.secret", "/../secret", "/%2e%2e/secret", "/%2e%2e%2fsecret", "/sub/%2e%2e/%2e%2e/secret",
-                 "/..%5csecret", "/out", "/absolute", "/up/secret", "/loop", "/proc", "/pipe", "//page.txt", "//evil/..",
+                 "/..%5csecret", "/out", "/absolute", "/up/secret", "/loop", "/in", "/folder/index.html", "/folder/", "/proc", "/pipe", "//page.txt", "//evil/..",
                  "/nodes/secret", "/" + "x" * 300, "/" + "x/" * 900):
         expect((path, ask(served.target, path)[0]), (path, 404))
     expect(ask(served.target, "/page.txt%00")[0], 400)
