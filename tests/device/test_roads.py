@@ -122,7 +122,6 @@ class World:
 
 @pytest.fixture(params=[c, python, js, bus], ids=lambda f: f.__name__)
 def world(request, device):
-    device.need("/usr/sbin/h-httpd", "/usr/sbin/h-endpointd", "/usr/bin/h-policy")
     device.user(USER, str(UID), groups=["hybridos"])
     w = World(device, request.param.__name__, request.param(device))
     yield w
