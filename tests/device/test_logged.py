@@ -245,7 +245,7 @@ def test_over_http(device, http):
     wait_for(device, 4000, "-t", "sender", "-g", "many ")
     records = [json.loads(line) for line in http("?identifier=sender&text=many%20").stdout.splitlines()]
     assert [r["MESSAGE"] for r in records] == [f"many {i}" for i in range(4000)]
-    after = http(f"?text=many%20&cursor={records[-3]['cursor']}").stdout.splitlines()
+    after = http(f"?identifier=sender&text=many%20&cursor={records[-3]['cursor']}").stdout.splitlines()
     assert [json.loads(line)["MESSAGE"] for line in after] == ["many 3998", "many 3999"]
 
 
