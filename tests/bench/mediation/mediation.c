@@ -1,11 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
-/* What mediation costs, all in one run on a private dbus-daemon: the time of the filter itself per
- * decision on a hit, looped in process; and the median round trip of a plain call (a) without a
- * filter, (b) with it, (c) with a question to another service on the bus for every call, which is
- * what mediation without cached rows would be. Calls of the three are interleaved, so that a slow
- * moment of the machine hits them alike. Prints one JSON object. */
+/* What mediation costs, all in one run: the time of the filter itself per decision on a hit, looped in
+ * process; and the median round trip of a plain call (a) without a filter, (b) with it, (c) with a
+ * question to another service on the bus for every call, which is what mediation without cached rows
+ * would be, (d) with a question to polkit for every call. Calls of all kinds are interleaved, so that
+ * a slow moment of the machine hits them alike. A miss is the first call of a connection, beside the
+ * first call of a connection to the service without a filter. Prints one JSON object.
+ *
+ *     bench-mediation          on a private dbus-daemon, with a stand-in for h-securityd; no polkit
+ *     bench-mediation UID      as root in a device: the system bus, h-securityd, polkit; UID calls */
 
+#include <grp.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
@@ -17,16 +22,20 @@
 #include "fake-agent.h"
 #include "private-bus.h"
 
-#define INTERFACE "org.hybridos.Bench1"
-#define PATH "/org/hybridos/Bench1"
+#define INTERFACE "com.example.Bench1"
+#define PATH "/com/example/Bench1"
+#define ACTION "com.example.bench.call"
 #define DECISIONS 2000000u
 #define WARM_UP 100u
 #define CALLS 6000u /* of each kind */
+#define FIRST_CALLS 500u
+#define POLKIT_EACH 10u /* it takes so long that one of so many calls has to do */
 
-enum { PLAIN, FILTERED, ASKING, N_KINDS, JUDGE = N_KINDS, N_SERVERS };
+enum { PLAIN, FILTERED, ASKING, POLKIT, JUDGE, N_SERVERS };
 
-static const char *const names[] = {"org.hybridos.BenchPlain1", "org.hybridos.BenchFiltered1",
-                                    "org.hybridos.BenchAsking1", "org.hybridos.BenchJudge1"};
+static const char *const names[] = {"com.example.BenchPlain1", "com.example.BenchFiltered1",
+                                    "com.example.BenchAsking1", "com.example.BenchPolkit1",
+                                    "com.example.BenchJudge1"};
 static const char *const permissions[] = {"bench.call", NULL};
 static const hybus_member surface[] = {{INTERFACE, "Call", HYBUS_MEMBER_METHOD, 0}, {NULL}};
 
@@ -39,6 +48,13 @@ static const hybus_member surface[] = {{INTERFACE, "Call", HYBUS_MEMBER_METHOD, 
         }                                                                                          \
     } while (0)
 
+/* Where all this happens. */
+typedef struct World {
+    private_bus *bus; /* NULL: the system's, with h-securityd */
+    fake_agent *fake;
+    int n_kinds; /* those that are called */
+} World;
+
 typedef struct Server {
     int kind;
     sd_bus *bus;
@@ -47,6 +63,18 @@ typedef struct Server {
     hybus_mediator *mediator;
     uint32_t calls;
 } Server;
+
+static sd_bus *connect_to(const World *w, sd_event *event)
+{
+    sd_bus *bus = NULL;
+
+    if (w->bus)
+        return private_bus_connect(w->bus, event);
+    REQUIRE(sd_bus_open_system(&bus));
+    if (event)
+        REQUIRE(sd_bus_attach_event(bus, event, 0));
+    return bus;
+}
 
 static double now_ns(void)
 {
@@ -75,6 +103,29 @@ static int on_asked(sd_bus_message *answer, void *userdata, sd_bus_error *error)
     return r;
 }
 
+static int on_polkit(sd_bus_message *answer, void *userdata, sd_bus_error *error)
+{
+    sd_bus_message *m = userdata;
+    int allowed = 0, challenge, r;
+
+    if (!sd_bus_message_is_method_error(answer, NULL) &&
+        sd_bus_message_enter_container(answer, 'r', "bba{ss}") > 0)
+        (void)sd_bus_message_read(answer, "bb", &allowed, &challenge);
+    r = allowed ? sd_bus_reply_method_return(m, "d", 0.0)
+                : sd_bus_reply_method_errorf(m, SD_BUS_ERROR_ACCESS_DENIED, "polkit refuses");
+    sd_bus_message_unref(m);
+    return r;
+}
+
+static int ask_polkit(Server *s, sd_bus_message *m)
+{
+    return sd_bus_call_method_async(
+        s->bus, NULL, "org.freedesktop.PolicyKit1", "/org/freedesktop/PolicyKit1/Authority",
+        "org.freedesktop.PolicyKit1.Authority", "CheckAuthorization", on_polkit,
+        sd_bus_message_ref(m), "(sa{sv})sa{ss}us", "system-bus-name", 1, "name", "s",
+        sd_bus_message_get_sender(m), ACTION, 0, 0u, "");
+}
+
 /* The last call of a warm server measures the decisions in process. */
 static int method_call(sd_bus_message *m, void *userdata, sd_bus_error *error)
 {
@@ -85,6 +136,8 @@ static int method_call(sd_bus_message *m, void *userdata, sd_bus_error *error)
     if (s->kind == ASKING)
         return sd_bus_call_method_async(s->bus, NULL, names[JUDGE], PATH, INTERFACE, "Call",
                                         on_asked, sd_bus_message_ref(m), "b", 0);
+    if (s->kind == POLKIT)
+        return ask_polkit(s, m);
     return sd_bus_reply_method_return(m, "d", measure ? decision_ns(s, m) : 0.0);
 }
 
@@ -94,7 +147,7 @@ static const sd_bus_vtable vtable[] = {
     SD_BUS_VTABLE_END,
 };
 
-static pid_t serve(int kind, const private_bus *bus, const fake_agent *fake)
+static pid_t serve(int kind, const World *w)
 {
     static const char *const interfaces[] = {INTERFACE, NULL};
     Server s = {.kind = kind};
@@ -106,10 +159,11 @@ static pid_t serve(int kind, const private_bus *bus, const fake_agent *fake)
         return pid;
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     REQUIRE(sd_event_new(&s.event));
-    s.bus = private_bus_connect(bus, s.event);
+    s.bus = connect_to(w, s.event);
     REQUIRE(sd_bus_add_object_vtable(s.bus, NULL, PATH, INTERFACE, vtable, &s));
     if (kind == FILTERED) {
-        REQUIRE(hybus_agent_new(s.event, "bench", interfaces, fake_agent_path(fake), &s.agent));
+        REQUIRE(hybus_agent_new(s.event, "bench", interfaces,
+                                w->fake ? fake_agent_path(w->fake) : NULL, &s.agent));
         REQUIRE(hybus_mediator_new(s.bus, s.agent, &s.mediator));
     }
     REQUIRE(sd_bus_request_name(s.bus, names[kind], 0));
@@ -133,18 +187,16 @@ static double call(sd_bus *client, int kind, bool measure)
     return result;
 }
 
-static void wait_for_names(sd_bus *client)
+static bool is_owned(sd_bus *client, const char *name)
 {
-    for (int kind = 0; kind < N_SERVERS; kind++)
-        for (int owned = 0; !owned;) {
-            sd_bus_message *reply = NULL;
+    sd_bus_message *reply = NULL;
+    int owned;
 
-            REQUIRE(sd_bus_call_method(client, "org.freedesktop.DBus", "/org/freedesktop/DBus",
-                                       "org.freedesktop.DBus", "NameHasOwner", NULL, &reply, "s",
-                                       names[kind]));
-            REQUIRE(sd_bus_message_read(reply, "b", &owned));
-            sd_bus_message_unref(reply);
-        }
+    REQUIRE(sd_bus_call_method(client, "org.freedesktop.DBus", "/org/freedesktop/DBus",
+                               "org.freedesktop.DBus", "NameHasOwner", NULL, &reply, "s", name));
+    REQUIRE(sd_bus_message_read(reply, "b", &owned));
+    sd_bus_message_unref(reply);
+    return owned;
 }
 
 static int compare(const void *a, const void *b)
@@ -159,49 +211,117 @@ static double median(double *values, size_t n)
     return values[n / 2];
 }
 
-int main(void)
+static double first_call(const World *w, int kind)
 {
-    static double times[N_KINDS][CALLS];
-    double p50[N_KINDS], decision;
-    fake_agent *fake = fake_agent_new(surface, permissions);
-    private_bus *bus = private_bus_new();
-    pid_t servers[N_SERVERS];
-    sd_bus *client;
+    sd_bus *client = connect_to(w, NULL);
+    double start;
 
-    fake_agent_allow(fake, "*", "bench.call", true);
-    for (int kind = 0; kind < N_SERVERS; kind++)
-        servers[kind] = serve(kind, bus, fake);
-    client = private_bus_connect(bus, NULL);
-    wait_for_names(client);
-    for (int kind = 0; kind < N_KINDS; kind++)
+    (void)is_owned(client, names[kind]); /* the connection is there */
+    start = now_ns();
+    (void)call(client, kind, false);
+    start = now_ns() - start;
+    sd_bus_flush_close_unref(client);
+    return start;
+}
+
+static void become(uid_t uid, gid_t gid)
+{
+    REQUIRE(setgroups(0, NULL) < 0 ? -errno : 0);
+    REQUIRE(setresgid(gid, gid, gid) < 0 ? -errno : 0);
+    REQUIRE(setresuid(uid, uid, uid) < 0 ? -errno : 0);
+}
+
+static bool measure(const World *w)
+{
+    static double times[POLKIT + 1][CALLS], first[FILTERED + 1][FIRST_CALLS];
+    double p50[POLKIT + 1], p50_first[FILTERED + 1], decision;
+    size_t n[POLKIT + 1] = {0};
+    sd_bus *client = connect_to(w, NULL);
+
+    for (int kind = 0; kind < w->n_kinds; kind++)
         for (unsigned i = 0; i < WARM_UP; i++)
             (void)call(client, kind, false);
     for (unsigned i = 0; i < CALLS; i++)
-        for (unsigned k = 0; k < N_KINDS; k++) {
-            int kind = (int)((i + k) % N_KINDS);
+        for (int k = 0; k < w->n_kinds; k++) {
+            int kind = (int)(i + (unsigned)k) % w->n_kinds;
             double start = now_ns();
 
+            if (kind == POLKIT && i % POLKIT_EACH != 0)
+                continue;
             (void)call(client, kind, false);
-            times[kind][i] = now_ns() - start;
+            times[kind][n[kind]++] = now_ns() - start;
         }
+    for (unsigned i = 0; i < FIRST_CALLS; i++)
+        for (int kind = PLAIN; kind <= FILTERED; kind++)
+            first[kind][i] = first_call(w, kind);
     decision = call(client, FILTERED, true);
-    for (int kind = 0; kind < N_KINDS; kind++)
-        p50[kind] = median(times[kind], CALLS);
+    sd_bus_flush_close_unref(client);
+    if (decision < 0)
+        return false;
+    for (int kind = 0; kind < w->n_kinds; kind++)
+        p50[kind] = median(times[kind], n[kind]);
+    for (int kind = PLAIN; kind <= FILTERED; kind++)
+        p50_first[kind] = median(first[kind], FIRST_CALLS);
+    printf("{\"decision_ns\": %.1f, \"plain_p50_us\": %.2f, \"filtered_p50_us\": %.2f, "
+           "\"asking_p50_us\": %.2f, \"plain_first_p50_us\": %.2f, \"miss_p50_us\": %.2f, "
+           "\"decision_of_plain_percent\": %.3f, \"budget_percent\": 2, "
+           "\"filtered_to_plain\": %.3f, \"asking_to_plain\": %.3f, \"miss_to_plain_first\": %.3f",
+           decision, p50[PLAIN] / 1e3, p50[FILTERED] / 1e3, p50[ASKING] / 1e3,
+           p50_first[PLAIN] / 1e3, p50_first[FILTERED] / 1e3, decision / p50[PLAIN] * 100,
+           p50[FILTERED] / p50[PLAIN], p50[ASKING] / p50[PLAIN],
+           p50_first[FILTERED] / p50_first[PLAIN]);
+    if (w->n_kinds > POLKIT)
+        printf(", \"polkit_p50_us\": %.2f, \"polkit_to_filtered\": %.3f", p50[POLKIT] / 1e3,
+               p50[POLKIT] / p50[FILTERED]);
+    printf("}\n");
+    return true;
+}
+
+int main(int argc, char *argv[])
+{
+    World w = {.n_kinds = argc > 1 ? POLKIT + 1 : ASKING + 1};
+    pid_t servers[N_SERVERS];
+    sd_bus *client;
+    bool measured;
+
+    if (argc == 1) {
+        w.fake = fake_agent_new(surface, permissions);
+        w.bus = private_bus_new();
+        fake_agent_allow(w.fake, "*", "bench.call", true);
+    }
+    for (int kind = 0; kind < N_SERVERS; kind++)
+        servers[kind] = serve(kind, &w);
+    client = connect_to(&w, NULL);
+    for (int kind = 0; kind < N_SERVERS; kind++)
+        while (!is_owned(client, names[kind]))
+            usleep(10000);
+    sd_bus_flush_close_unref(client);
+    if (argc == 1) {
+        measured = measure(&w);
+    } else {
+        /* Whoever calls has its own uid; the servers are ended by root. */
+        int status = 1;
+        pid_t pid;
+
+        fflush(NULL);
+        pid = fork();
+        if (pid == 0) {
+            become((uid_t)atoi(argv[1]), (gid_t)atoi(argv[1]));
+            measured = measure(&w);
+            exit(!measured);
+        }
+        (void)waitpid(pid, &status, 0);
+        measured = WIFEXITED(status) && WEXITSTATUS(status) == 0;
+    }
     for (int kind = 0; kind < N_SERVERS; kind++) {
         kill(servers[kind], SIGKILL);
         (void)waitpid(servers[kind], NULL, 0);
     }
-    sd_bus_close_unref(client);
-    private_bus_free(bus);
-    fake_agent_free(fake);
-    if (decision < 0) {
-        fprintf(stderr, "bench-mediation: a decision that should have been a hit was none\n");
-        return 1;
+    if (argc == 1) {
+        private_bus_free(w.bus);
+        fake_agent_free(w.fake);
     }
-    printf("{\"decision_ns\": %.1f, \"plain_p50_us\": %.2f, \"filtered_p50_us\": %.2f, "
-           "\"asking_p50_us\": %.2f, \"decision_of_plain_percent\": %.3f, \"budget_percent\": 2, "
-           "\"filtered_to_plain\": %.3f, \"asking_to_plain\": %.3f}\n",
-           decision, p50[PLAIN] / 1e3, p50[FILTERED] / 1e3, p50[ASKING] / 1e3,
-           decision / p50[PLAIN] * 100, p50[FILTERED] / p50[PLAIN], p50[ASKING] / p50[PLAIN]);
-    return 0;
+    if (!measured)
+        fprintf(stderr, "bench-mediation: nothing was measured\n");
+    return !measured;
 }
