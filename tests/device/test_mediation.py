@@ -2,7 +2,9 @@
 """Every member of every HybridOS object is refused to a stranger, the refusal is recorded and
 explained; a grant opens it, and nothing slips through after a revoke."""
 import json
+import os
 import re
+import subprocess
 import xml.etree.ElementTree as ET
 
 import pytest
@@ -143,3 +145,33 @@ def test_no_call_is_allowed_after_revoke_has_returned(device, service):
                       method, permission, STRANGER_UID, "8", rounds, timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr
     assert json.loads(done.stdout)["late"] == 0
+
+
+def test_every_outcome_agrees_with_the_history_of_the_policy(device):
+    """Administrators change grants and denials at random, the agent is killed meanwhile; no call is judged
+    by what a change had replaced before it was sent."""
+    seed = int(os.environ.get("HYBRIDOS_SEED", int.from_bytes(os.urandom(3), "big")))
+    print(f"HYBRIDOS_SEED={seed}")
+    device.user("model-user", "60992")
+    device.user("model-other", "60993")
+    device.run("groupadd", "--gid", "60994", "model-group")
+    model = device.popen(device.program("policy-model"), "60992", "60994", "60993", str(seed),
+                         "60" if os.environ.get("HYBRIDOS_QUICK") else "600",
+                         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    kills = 0
+    try:
+        while True:
+            try:
+                output, errors = model.communicate(timeout=3)
+                break
+            except subprocess.TimeoutExpired:
+                device.run("systemctl", "kill", "--kill-whom=main", "--signal=KILL", "h-securityd.service")
+                kills += 1
+    finally:
+        model.kill()
+        model.wait()
+        device.run("rm", "--force", "/etc/hybridos/policy.d/test-model.policy")
+        device.run("systemctl", "start", "h-securityd.service", check=True)
+        device.wait(lambda: device.run("h-policy", "reload").returncode == 0, "the agent is back")
+    print(output, f"{kills} kills of the agent")
+    assert model.returncode == 0, output + errors
