@@ -3,7 +3,7 @@
 
 int security_add_user(Security *s, const Subject *caller, const char *name)
 {
-    int r = store_add_user(s->store, name);
+    int r = store_add_user(s->store, name, NULL);
 
     if (r < 0)
         return r;

@@ -261,6 +261,15 @@ int security_new(const SecuritySettings *settings, AuditSink sink, Security **re
                     settings->state_directory);
         security_note(s, &self, "state", "damaged: users and tokens are gone");
     }
+    if (s->store->foreign) {
+        hybus_error("%s was written by a newer version: nobody from outside is known until that is "
+                    "installed again; nothing is lost",
+                    settings->state_directory);
+        security_note(s, &self, "state", "written by a newer version: not used");
+    }
+    if (s->store->migrated)
+        hybus_notice("%s now keeps its state in a database; a backup is in state.backup-0",
+                   settings->state_directory);
     if (s->store->restored)
         hybus_warning("The state comes from elsewhere or from a backup: all tokens are void");
     r = load_policy(s);

@@ -172,7 +172,7 @@ static int make_administrator(Security *s, const char *user, char **ret_secret)
 {
     bool known = store_user(s->store, user), claimed = s->store->claimed;
     char principal[80], name[80];
-    int r = known ? 0 : store_add_user(s->store, user);
+    int r = known ? 0 : store_add_user(s->store, user, NULL);
 
     if (r < 0)
         return r;

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "store.h"
+#include "store-internal.h"
 
 #include <fcntl.h>
-#include <jansson.h>
 #include <openssl/crypto.h>
 #include <sys/random.h>
 #include <sys/stat.h>
@@ -10,18 +9,16 @@
 
 #include "policy.h"
 
-#define STATE_FILE "state"
-#define DAMAGED_FILE "state.damaged"
-#define STATE_KIND "state"
 #define ANCHOR_FILE "anchor"
-#define STATE_MAX (4u * 1024u * 1024u)
 #define SECRET_PREFIX "hyb_"
 
-/* --- the file of the store ------------------------------------------------------------------- */
+/* --- the store ------------------------------------------------------------------------------- */
 
 static void user_done(User *u)
 {
     free(u->name);
+    free(u->password);
+    words_free(u->roles);
 }
 
 static void token_done(Token *t)
@@ -31,26 +28,39 @@ static void token_done(Token *t)
     words_free(t->roles);
 }
 
-void store_free(Store *s)
+static void certificate_done(Certificate *c)
 {
-    if (!s)
-        return;
+    free(c->name);
+    free(c->principal);
+    words_free(c->roles);
+}
+
+void store_clear(Store *s)
+{
     for (size_t i = 0; i < s->n_users; i++)
         user_done(&s->users[i]);
     for (size_t i = 0; i < s->n_tokens; i++)
         token_done(&s->tokens[i]);
+    for (size_t i = 0; i < s->n_certificates; i++)
+        certificate_done(&s->certificates[i]);
+    s->n_users = s->n_tokens = s->n_certificates = 0;
+    s->generation = s->floor = 0;
+    s->claimed = s->restored = false;
+}
+
+void store_free(Store *s)
+{
+    if (!s)
+        return;
+    store_clear(s);
     free(s->users);
     free(s->tokens);
+    free(s->certificates);
     free(s->directory);
     free(s);
 }
 
-static void json_cleanup(json_t **j)
-{
-    json_decref(*j);
-}
-
-static int anchor_time(const char *directory, char ret[64])
+int store_anchor(const char *directory, char ret[64])
 {
     _cleanup_(freep) char *path = NULL;
     struct statx st;
@@ -76,83 +86,6 @@ static int anchor_time(const char *directory, char ret[64])
     return 0;
 }
 
-static uint64_t number(const json_t *object, const char *key)
-{
-    json_int_t value = json_integer_value(json_object_get(object, key));
-    return value > 0 ? (uint64_t)value : 0;
-}
-
-static const char *string(const json_t *object, const char *key)
-{
-    return strempty(json_string_value(json_object_get(object, key)));
-}
-
-static int load_user(Store *s, const json_t *j)
-{
-    const char *name = string(j, "name");
-
-    if (!principal_name_is_valid(name) || store_user(s, name))
-        return -EBADMSG;
-    if (!(s->users[s->n_users].name = strdup(name)))
-        return -ENOMEM;
-    s->users[s->n_users++].created = number(j, "created");
-    return 0;
-}
-
-static int load_token(Store *s, const json_t *j)
-{
-    Token *t = &s->tokens[s->n_tokens];
-    const json_t *roles = json_object_get(j, "roles"), *role;
-    size_t i;
-
-    if (!principal_name_is_valid(string(j, "name")) || store_token(s, string(j, "name")) ||
-        hex_decode(string(j, "sha256"), t->hash, sizeof t->hash) < 0)
-        return -EBADMSG;
-    t->name = strdup(string(j, "name"));
-    t->principal = strdup(string(j, "principal"));
-    s->n_tokens++;
-    if (!t->name || !t->principal)
-        return -ENOMEM;
-    if (!startswith(t->principal, "user:") && !startswith(t->principal, "token:"))
-        return -EBADMSG;
-    json_array_foreach (roles, i, role) {
-        const char *text = strempty(json_string_value(role));
-        int r = principal_name_is_valid(text) ? words_add(&t->roles, text, strlen(text)) : -EBADMSG;
-
-        if (r < 0)
-            return r;
-    }
-    t->created = number(j, "created");
-    t->expires = number(j, "expires");
-    t->last_used = number(j, "last_used");
-    return 0;
-}
-
-static int load(Store *s, const char *text, size_t size, const char *anchor)
-{
-    _cleanup_(json_cleanup) json_t *j = json_loadb(text, size, JSON_REJECT_DUPLICATES, NULL);
-    const json_t *users = json_object_get(j, "users"), *tokens = json_object_get(j, "tokens"), *one;
-    size_t i;
-    int r = 0;
-
-    if (!json_is_object(j) || !json_is_array(users) || !json_is_array(tokens) ||
-        json_array_size(users) > STORE_USERS_MAX || json_array_size(tokens) > STORE_TOKENS_MAX)
-        return -EBADMSG;
-    s->generation = number(j, "generation");
-    s->floor = number(j, "floor");
-    s->claimed = json_is_true(json_object_get(j, "claimed"));
-    json_array_foreach (users, i, one)
-        if (r >= 0)
-            r = load_user(s, one);
-    s->restored = !streq(string(j, "anchor"), anchor);
-    if (s->restored)
-        return r;
-    json_array_foreach (tokens, i, one)
-        if (r >= 0)
-            r = load_token(s, one);
-    return r;
-}
-
 static int store_new(const char *directory, Store **ret)
 {
     _cleanup_(store_freep) Store *s = calloc(1, sizeof *s);
@@ -162,103 +95,92 @@ static int store_new(const char *directory, Store **ret)
     s->directory = strdup(directory);
     s->users = calloc(STORE_USERS_MAX, sizeof *s->users);
     s->tokens = calloc(STORE_TOKENS_MAX, sizeof *s->tokens);
-    if (!s->directory || !s->users || !s->tokens)
+    s->certificates = calloc(STORE_CERTIFICATES_MAX, sizeof *s->certificates);
+    if (!s->directory || !s->users || !s->tokens || !s->certificates)
         return -ENOMEM;
     *ret = TAKE_PTR(s);
     return 0;
 }
 
-/* A device that nobody can reach must start, but not as one that the next visitor may claim. */
-static int start_over(const char *directory, Store **ret)
+static bool is_damage(int r)
 {
-    _cleanup_(store_freep) Store *s = NULL;
-    _cleanup_(closep) int dir = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    int r = dir < 0 ? -errno : store_new(directory, &s);
+    return r == -EBADMSG || r == -EPERM || r == -EFBIG || r == -ELOOP;
+}
 
-    if (r >= 0 && renameat(dir, STATE_FILE, dir, DAMAGED_FILE) < 0)
-        r = -errno;
+/* A device that nobody can reach must start, but not as one that the next visitor may claim. It is
+ * written down at once: the next start finds nothing else. */
+static int start_over(Store *s, const char *anchor)
+{
+    int r = store_database_put_aside(s->directory);
+
+    store_clear(s);
+    s->claimed = s->damaged = true;
+    return r < 0 ? r : store_database_save(s, anchor);
+}
+
+/* There is no database: what an older version left, or nothing. */
+static int load_old(Store *s, const char *anchor)
+{
+    int r = store_old_load(s, anchor);
+
+    if (r == -ENOENT)
+        return 0;
+    if (r == -EALREADY) /* the database has gone, and whoever took it must not become the owner */
+        return start_over(s, anchor);
+    if (is_damage(r)) {
+        r = store_old_put_aside(s->directory);
+        return r < 0 ? r : start_over(s, anchor);
+    }
     if (r < 0)
         return r;
-    s->claimed = s->damaged = true;
-    *ret = TAKE_PTR(s);
-    return 0;
+    s->migrated = true;
+    r = store_database_save(s, anchor);
+    return r < 0 ? r : store_old_retire(s->directory);
+}
+
+static int load(Store *s, const char *anchor)
+{
+    int r = store_database_load(s, anchor);
+
+    if (r == -ENOENT)
+        return load_old(s, anchor);
+    if (r == -EPROTONOSUPPORT) {
+        store_clear(s);
+        s->claimed = s->foreign = true;
+        return 0;
+    }
+    if (is_damage(r))
+        return start_over(s, anchor);
+    /* Also when the power failed between the two. */
+    return r < 0 ? r : store_old_retire(s->directory);
 }
 
 int store_open(const char *directory, Store **ret)
 {
     _cleanup_(store_freep) Store *s = NULL;
-    _cleanup_(freep) char *text = NULL;
     char anchor[64];
-    size_t size = 0;
-    int r;
+    int r = store_new(directory, &s);
 
-    r = store_new(directory, &s);
     if (r >= 0)
-        r = anchor_time(directory, anchor);
+        r = store_anchor(directory, anchor);
+    if (r >= 0)
+        r = load(s, anchor);
     if (r < 0)
-        return r;
-    r = read_checked_file(directory, STATE_FILE, STATE_KIND, STATE_MAX, &text, &size);
-    if (r >= 0)
-        r = load(s, text, size, anchor);
-    if (r == -EBADMSG || r == -EPERM || r == -EFBIG || r == -ELOOP)
-        return start_over(directory, ret);
-    if (r < 0 && r != -ENOENT)
         return r;
     *ret = TAKE_PTR(s);
     return 0;
 }
 
-static json_t *users_to_json(const Store *s)
-{
-    json_t *list = json_array();
-
-    for (size_t i = 0; i < s->n_users; i++)
-        json_array_append_new(list, json_pack("{s:s, s:I}", "name", s->users[i].name, "created",
-                                              (json_int_t)s->users[i].created));
-    return list;
-}
-
-static json_t *tokens_to_json(const Store *s)
-{
-    json_t *list = json_array();
-
-    for (size_t i = 0; i < s->n_tokens; i++) {
-        const Token *t = &s->tokens[i];
-        json_t *roles = json_array();
-        char hash[2 * SHA256_SIZE + 1];
-
-        hex_encode(t->hash, sizeof t->hash, hash);
-        for (char **role = t->roles; role && *role; role++)
-            json_array_append_new(roles, json_string(*role));
-        json_array_append_new(
-            list, json_pack("{s:s, s:s, s:s, s:o, s:I, s:I, s:I}", "name", t->name, "principal",
-                            t->principal, "sha256", hash, "roles", roles, "created",
-                            (json_int_t)t->created, "expires", (json_int_t)t->expires, "last_used",
-                            (json_int_t)t->last_used));
-    }
-    return list;
-}
-
 int store_save(Store *s)
 {
-    _cleanup_(json_cleanup) json_t *j = NULL;
-    _cleanup_(freep) char *text = NULL;
     char anchor[64];
-    int r = anchor_time(s->directory, anchor);
+    int r = s->foreign ? -EROFS : store_anchor(s->directory, anchor);
 
     if (r < 0)
         return r;
     (void)store_now(s);
-    j = json_pack("{s:I, s:I, s:b, s:s, s:o, s:o}", "generation", (json_int_t)s->generation,
-                  "floor", (json_int_t)s->floor, "claimed", s->claimed, "anchor", anchor, "users",
-                  users_to_json(s), "tokens", tokens_to_json(s));
-    if (!j || json_array_size(json_object_get(j, "users")) != s->n_users ||
-        json_array_size(json_object_get(j, "tokens")) != s->n_tokens)
-        return -ENOMEM;
-    text = json_dumps(j, JSON_INDENT(1));
-    if (!text)
-        return -ENOMEM;
-    return write_checked_file(s->directory, STATE_FILE, STATE_KIND, text, strlen(text));
+    r = store_database_save(s, anchor);
+    return r < 0 ? r : store_old_retire(s->directory);
 }
 
 uint64_t store_now(Store *s)
@@ -283,18 +205,52 @@ User *store_user(Store *s, const char *name)
     return NULL;
 }
 
-int store_add_user(Store *s, const char *name)
+static int copy_words(char *const *from, char ***to)
 {
-    if (!principal_name_is_valid(name))
+    int r = 0;
+
+    for (; r >= 0 && from && *from; from++)
+        r = words_add(to, *from, strlen(*from));
+    return r;
+}
+
+static bool roles_are_valid(char *const *roles)
+{
+    if (words_count(roles) > STORE_ROLES_MAX)
+        return false;
+    for (; roles && *roles; roles++)
+        if (!principal_name_is_valid(*roles))
+            return false;
+    return true;
+}
+
+int store_put_user(Store *s, const User *u)
+{
+    User *new = &s->users[s->n_users];
+
+    if (!principal_name_is_valid(u->name) || !roles_are_valid(u->roles) ||
+        strlen(strempty(u->password)) > STORE_PASSWORD_MAX)
         return -EINVAL;
-    if (store_user(s, name))
+    if (store_user(s, u->name))
         return -EEXIST;
     if (s->n_users >= STORE_USERS_MAX)
         return -ENOBUFS;
-    if (!(s->users[s->n_users].name = strdup(name)))
+    *new = (User){.name = strdup(u->name), .created = u->created};
+    if (u->password)
+        new->password = strdup(u->password);
+    if (!new->name || !new->password != !u->password || copy_words(u->roles, &new->roles) < 0) {
+        user_done(new);
         return -ENOMEM;
-    s->users[s->n_users++].created = store_now(s);
+    }
+    s->n_users++;
     return 0;
+}
+
+int store_add_user(Store *s, const char *name, char *const *roles)
+{
+    const User u = {.name = (char *)name, .roles = (char **)roles, .created = store_now(s)};
+
+    return store_put_user(s, &u);
 }
 
 int store_remove_user(Store *s, const char *name)
@@ -343,42 +299,50 @@ static int make_secret(char **ret)
     return 0;
 }
 
-static int copy_words(char *const *from, char ***to)
+int store_put_token(Store *s, const Token *t)
 {
-    int r = 0;
+    Token *new = &s->tokens[s->n_tokens];
 
-    for (; r >= 0 && from && *from; from++)
-        r = words_add(to, *from, strlen(*from));
-    return r;
+    if (!principal_name_is_valid(t->name) || !roles_are_valid(t->roles) ||
+        (!startswith(t->principal, "user:") && !startswith(t->principal, "token:")))
+        return -EINVAL;
+    if (store_token(s, t->name))
+        return -EEXIST;
+    if (s->n_tokens >= STORE_TOKENS_MAX)
+        return -ENOBUFS;
+    *new = *t;
+    new->name = strdup(t->name);
+    new->principal = strdup(t->principal);
+    new->roles = NULL;
+    if (!new->name || !new->principal || copy_words(t->roles, &new->roles) < 0) {
+        token_done(new);
+        return -ENOMEM;
+    }
+    s->n_tokens++;
+    return 0;
 }
 
 int store_add_token(Store *s, const char *name, const char *principal, char *const *roles,
                     uint64_t lifetime_usec, char **ret_secret)
 {
     _cleanup_(freep) char *secret = NULL;
-    Token *t = &s->tokens[s->n_tokens];
-    int r;
+    Token t = {.name = (char *)name,
+               .principal = (char *)principal,
+               .roles = (char **)roles,
+               .created = store_now(s)};
+    int r = make_secret(&secret);
 
-    if (!principal_name_is_valid(name))
-        return -EINVAL;
-    if (store_token(s, name))
-        return -EEXIST;
-    if (s->n_tokens >= STORE_TOKENS_MAX)
-        return -ENOBUFS;
-    r = make_secret(&secret);
     if (r < 0)
         return r;
-    *t = (Token){.name = strdup(name), .principal = strdup(principal), .created = store_now(s)};
     if (lifetime_usec)
-        t->expires = t->created + lifetime_usec;
-    if (!t->name || !t->principal || copy_words(roles, &t->roles) < 0) {
-        token_done(t);
-        return -ENOMEM;
-    }
-    sha256(secret, strlen(secret), t->hash);
-    s->n_tokens++;
-    *ret_secret = TAKE_PTR(secret);
-    return 0;
+        t.expires = t.created + lifetime_usec;
+    sha256(secret, strlen(secret), t.hash);
+    r = store_put_token(s, &t);
+    if (r < 0)
+        explicit_bzero(secret, strlen(secret));
+    else
+        *ret_secret = TAKE_PTR(secret);
+    return r;
 }
 
 int store_remove_token(Store *s, const char *name)
@@ -406,4 +370,37 @@ Token *store_match(Store *s, const char *secret)
     if (match && match->expires && match->expires <= store_now(s))
         return NULL;
     return match;
+}
+
+/* --- certificates ---------------------------------------------------------------------------- */
+
+Certificate *store_certificate(Store *s, const char *name)
+{
+    for (size_t i = 0; i < s->n_certificates; i++)
+        if (streq(s->certificates[i].name, name))
+            return &s->certificates[i];
+    return NULL;
+}
+
+int store_put_certificate(Store *s, const Certificate *c)
+{
+    Certificate *new = &s->certificates[s->n_certificates];
+
+    if (!principal_name_is_valid(c->name) || !roles_are_valid(c->roles) ||
+        (!startswith(c->principal, "user:") && !startswith(c->principal, "cert:")))
+        return -EINVAL;
+    if (store_certificate(s, c->name))
+        return -EEXIST;
+    if (s->n_certificates >= STORE_CERTIFICATES_MAX)
+        return -ENOBUFS;
+    *new = *c;
+    new->name = strdup(c->name);
+    new->principal = strdup(c->principal);
+    new->roles = NULL;
+    if (!new->name || !new->principal || copy_words(c->roles, &new->roles) < 0) {
+        certificate_done(new);
+        return -ENOMEM;
+    }
+    s->n_certificates++;
+    return 0;
 }

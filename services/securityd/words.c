@@ -63,6 +63,19 @@ char *words_join(char *const *words)
     return s;
 }
 
+int words_split(const char *text, char ***words)
+{
+    int r = 0;
+
+    while (r >= 0 && *(text += strspn(text, " "))) {
+        size_t n = strcspn(text, " ");
+
+        r = words_add(words, text, n);
+        text += n;
+    }
+    return r;
+}
+
 bool words_equal(char *const *a, char *const *b)
 {
     size_t n = words_count(a);

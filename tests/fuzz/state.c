@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
-/* The files that h-securityd keeps, with a checksum that is right: the input is a state file and then a
- * last accepted policy. Whatever is taken must be the same after it was written and read again. */
+/* The files that h-securityd keeps, with a checksum that is right: the input is a state as it was kept
+ * before there was a database, then a database, and then a last accepted policy. Whatever is taken must be the same after it was written and read again. */
 
 #include <assert.h>
 #include <ftw.h>
 #include <sys/stat.h>
 
 #include "accepted.h"
-#include "store.h"
+#include "store-internal.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -29,21 +29,21 @@ static char anchor[128];
 
 static void learn_anchor(void)
 {
-    const char *start;
-    size_t size;
-    char *text;
-    Store *s;
+    char time[64];
 
-    assert(store_open(directory, &s) == 0 && store_save(s) == 0);
-    store_free(s);
-    assert(read_checked_file(directory, "state", "state", 4096, &text, &size) == 0);
-    start = strstr(text, "\"anchor\"");
-    assert(start);
-    snprintf(anchor, sizeof anchor, "{%.*s,", (int)strcspn(start, ","), start);
-    free(text);
+    assert(store_anchor(directory, time) == 0);
+    snprintf(anchor, sizeof anchor, "{\"anchor\": \"%s\",", time);
 }
 
-static void write_state(const char *data, size_t size)
+static void remove_file(const char *name)
+{
+    char path[128];
+
+    snprintf(path, sizeof path, "%s/%s", directory, name);
+    (void)unlink(path);
+}
+
+static void write_old(const char *data, size_t size)
 {
     bool object = size > 0 && *data == '{';
     size_t n = object ? strlen(anchor) : 0;
@@ -52,21 +52,31 @@ static void write_state(const char *data, size_t size)
     assert(text);
     memcpy(text, anchor, n);
     memcpy(text + n, data + object, size - object);
+    remove_file("state.db");
     assert(write_checked_file(directory, "state", "state", text, n + size - object) == 0);
     free(text);
 }
 
-static void fuzz_store(const char *data, size_t size)
+static void write_database(const char *data, size_t size)
+{
+    assert(write_file_atomically(directory, "state.db", data, size, 0600) == 0);
+}
+
+static void fuzz_store(void)
 {
     Store *s, *again;
 
-    write_state(data, size);
     assert(store_open(directory, &s) == 0);
     assert(s->n_users <= STORE_USERS_MAX && s->n_tokens <= STORE_TOKENS_MAX);
     assert(!s->damaged || (s->claimed && s->n_users + s->n_tokens == 0));
     for (size_t i = 0; i < s->n_tokens; i++)
         assert(store_token(s, s->tokens[i].name) == &s->tokens[i]);
     assert(!store_match(s, ""));
+    if (s->foreign) {
+        assert(s->claimed && s->n_users + s->n_tokens == 0 && store_save(s) == -EROFS);
+        store_free(s);
+        return;
+    }
     assert(store_save(s) == 0);
     assert(store_open(directory, &again) == 0);
     assert(!again->damaged && !again->restored);
@@ -105,7 +115,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         atexit(remove_all);
         ready = true;
     }
-    fuzz_store((const char *)data, size);
+    write_old((const char *)data, size);
+    fuzz_store();
+    write_database((const char *)data, size);
+    fuzz_store();
     fuzz_accepted((const char *)data, size);
     return 0;
 }

@@ -810,7 +810,7 @@ static void test_a_damaged_state_does_not_open_the_device(void **state)
     uint64_t wait;
 
     assert_int_equal(setup(f, fixture_root, NULL, "admin", &secret, &wait), 1);
-    fixture_write(f->settings.state_directory, "state", "{\"claimed\": false}");
+    fixture_write(f->settings.state_directory, "state.db", "{\"claimed\": false}");
     fixture_open(f);
     assert_true(f->security->store->claimed);
     assert_false(fixture_has(f->settings.runtime_directory, "setup-code"));

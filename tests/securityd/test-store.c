@@ -8,11 +8,13 @@
 
 #include <openssl/crypto.h>
 #include <signal.h>
+#include <sqlite3.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 
 #include "fixture.h"
+#include "store-internal.h"
 
 /* Takes the place of OpenSSL's: how often, and with how many bytes, secrets are compared. */
 static unsigned compared;
@@ -60,8 +62,8 @@ static void fill(Store *s, char *secrets[2])
 {
     char *roles[] = {(char *)"operator", (char *)"reader", NULL};
 
-    assert_int_equal(store_add_user(s, "alice"), 0);
-    assert_int_equal(store_add_user(s, "bob"), 0);
+    assert_int_equal(store_add_user(s, "alice", NULL), 0);
+    assert_int_equal(store_add_user(s, "bob", &roles[1]), 0);
     assert_int_equal(store_add_token(s, "ci", "user:alice", roles, 0, &secrets[0]), 0);
     assert_int_equal(
         store_add_token(s, "own", "token:own", NULL, UINT64_C(3600000000), &secrets[1]), 0);
@@ -103,6 +105,9 @@ static void test_everything_comes_back(void **state)
     assert_int_equal(s->n_users, 2);
     assert_non_null(store_user(s, "alice"));
     assert_int_equal(store_user(s, "bob")->created, store_user(first, "bob")->created);
+    assert_string_equal(store_user(s, "bob")->roles[0], "reader");
+    assert_null(store_user(s, "bob")->roles[1]);
+    assert_null(store_user(s, "alice")->roles);
     t = store_match(s, secrets[0]);
     assert_non_null(t);
     assert_string_equal(t->principal, "user:alice");
@@ -114,13 +119,18 @@ static void test_everything_comes_back(void **state)
     assert_string_equal(t->principal, "token:own");
     assert_int_equal(t->expires, t->created + UINT64_C(3600000000));
     /* What is on the disk is nobody's business, and holds no secret. */
-    snprintf(path, sizeof path, "%s/state", directory(state));
+    snprintf(path, sizeof path, "%s/state.db", directory(state));
     assert_int_equal(stat(path, &st), 0);
     assert_int_equal(st.st_mode & 07777, 0600);
-    char *text = fixture_read(directory(state), "state", NULL);
-    assert_null(strstr(text, secrets[0] + 4));
-    assert_null(strstr(text, secrets[1] + 4));
+    size_t size;
+    char *text = fixture_read(directory(state), "state.db", &size);
+    assert_non_null(memmem(text, size, "user:alice", 10));
+    assert_null(memmem(text, size, secrets[0] + 4, 43));
+    assert_null(memmem(text, size, secrets[1] + 4, 43));
     free(text);
+    /* Nothing else stays: no journal, no file of its making. */
+    assert_false(fixture_has(directory(state), "state.db-journal"));
+    assert_false(fixture_has(directory(state), ".state.db.new"));
     free_secrets(secrets);
 }
 
@@ -200,17 +210,17 @@ static void test_names_and_limits(void **state)
     char name[16], *secret;
     int r = 0;
 
-    assert_int_equal(store_add_user(s, ""), -EINVAL);
-    assert_int_equal(store_add_user(s, "Alice"), -EINVAL);
-    assert_int_equal(store_add_user(s, "a\nb"), -EINVAL);
-    assert_int_equal(store_add_user(s, "alice"), 0);
-    assert_int_equal(store_add_user(s, "alice"), -EEXIST);
+    assert_int_equal(store_add_user(s, "", NULL), -EINVAL);
+    assert_int_equal(store_add_user(s, "Alice", NULL), -EINVAL);
+    assert_int_equal(store_add_user(s, "a\nb", NULL), -EINVAL);
+    assert_int_equal(store_add_user(s, "alice", NULL), 0);
+    assert_int_equal(store_add_user(s, "alice", NULL), -EEXIST);
     assert_int_equal(store_remove_user(s, "bob"), -ENOENT);
     assert_int_equal(store_remove_token(s, "x"), -ENOENT);
     assert_int_equal(store_add_token(s, "a/b", "user:alice", NULL, 0, &secret), -EINVAL);
     for (unsigned i = 0; i <= STORE_USERS_MAX && r == 0; i++) {
         snprintf(name, sizeof name, "u%u", i);
-        r = store_add_user(s, name);
+        r = store_add_user(s, name, NULL);
     }
     assert_int_equal(r, -ENOBUFS);
     assert_int_equal(s->n_users, STORE_USERS_MAX);
@@ -235,6 +245,46 @@ static void test_names_and_limits(void **state)
     assert_non_null(store_token(s, "t501"));
 }
 
+static sqlite3 *open_database(void **state)
+{
+    char path[256];
+    sqlite3 *db;
+
+    snprintf(path, sizeof path, "%s/state.db", directory(state));
+    assert_int_equal(sqlite3_open_v2(path, &db, SQLITE_OPEN_READWRITE, NULL), SQLITE_OK);
+    return db;
+}
+
+static void change_database(void **state, const char *sql)
+{
+    sqlite3 *db = open_database(state);
+
+    assert_int_equal(sqlite3_exec(db, sql, NULL, NULL, NULL), SQLITE_OK);
+    assert_int_equal(sqlite3_close(db), SQLITE_OK);
+}
+
+static int query_database(void **state, const char *sql)
+{
+    sqlite3 *db = open_database(state);
+    sqlite3_stmt *s;
+    int n;
+
+    assert_int_equal(sqlite3_prepare_v2(db, sql, -1, &s, NULL), SQLITE_OK);
+    assert_int_equal(sqlite3_step(s), SQLITE_ROW);
+    n = sqlite3_column_int(s, 0);
+    sqlite3_finalize(s);
+    assert_int_equal(sqlite3_close(db), SQLITE_OK);
+    return n;
+}
+
+static void expect_claimed_and_empty(void **state)
+{
+    _cleanup_(store_freep) Store *s = open_store(state);
+
+    assert_true(s->claimed && !s->damaged);
+    assert_int_equal(s->n_users + s->n_tokens, 0);
+}
+
 /* Nobody is let in, nobody can claim the device anew, and the damaged file is kept to look at. */
 static void expect_started_over(void **state)
 {
@@ -243,7 +293,9 @@ static void expect_started_over(void **state)
     assert_true(s->damaged && s->claimed);
     assert_int_equal(s->n_users + s->n_tokens, 0);
     assert_true(fixture_has(directory(state), "state.damaged"));
-    assert_false(fixture_has(directory(state), "state"));
+    fixture_remove(directory(state), "state.damaged");
+    /* Also after a start without a single change in between. */
+    expect_claimed_and_empty(state);
 }
 
 static void write_bytes(void **state, const char *data, size_t size)
@@ -251,12 +303,39 @@ static void write_bytes(void **state, const char *data, size_t size)
     char path[256];
     FILE *f;
 
-    snprintf(path, sizeof path, "%s/state", directory(state));
+    snprintf(path, sizeof path, "%s/state.db", directory(state));
     f = fopen(path, "we");
     assert_non_null(f);
     assert_int_equal(fwrite(data, 1, size, f), size);
     fclose(f);
     assert_int_equal(chmod(path, 0600), 0);
+}
+
+/* Nothing in between: what was written, or a store that knows nobody. Whether it has started over. */
+static bool expect_same_or_started_over(void **state, char *secrets[2])
+{
+    Store *s = open_store(state);
+    bool damaged = s->damaged;
+
+    assert_true(s->claimed);
+    assert_false(s->restored);
+    if (s->foreign) /* the number of its version is what has changed */
+        assert_int_equal(s->n_users + s->n_tokens, 0);
+    else if (!damaged) {
+        assert_int_equal(s->n_users, 2);
+        assert_int_equal(s->n_tokens, 2);
+        assert_int_equal(s->generation, 42);
+        assert_string_equal(store_match(s, secrets[0])->principal, "user:alice");
+        assert_string_equal(store_match(s, secrets[0])->roles[1], "reader");
+        assert_string_equal(store_match(s, secrets[1])->principal, "token:own");
+        assert_string_equal(store_user(s, "bob")->roles[0], "reader");
+    }
+    store_free(s);
+    if (damaged) {
+        fixture_remove(directory(state), "state.damaged");
+        expect_claimed_and_empty(state);
+    }
+    return damaged;
 }
 
 static void test_truncated_anywhere(void **state)
@@ -267,10 +346,13 @@ static void test_truncated_anywhere(void **state)
 
     fill(s, secrets);
     store_free(s);
-    data = fixture_read(directory(state), "state", &size);
-    for (size_t i = 0; i < size; i++) {
+    data = fixture_read(directory(state), "state.db", &size);
+    for (size_t i = 0; i < size; i += i < 512 ? 1 : 509) {
         write_bytes(state, data, i);
-        expect_started_over(state);
+        if (i <= size / 2)
+            expect_started_over(state);
+        else /* the end may be a page without rows */
+            expect_same_or_started_over(state, secrets);
     }
     write_bytes(state, data, size);
     s = open_store(state);
@@ -280,27 +362,214 @@ static void test_truncated_anywhere(void **state)
     free_secrets(secrets);
 }
 
+/* SQLite leaves much of its pages unused: a change there may go unseen, for it changes nothing. */
 static void test_any_byte_changed(void **state)
 {
     Store *s = open_store(state);
+    unsigned damaged = 0, tried = 0;
     char *secrets[2], *data;
     size_t size;
 
     fill(s, secrets);
     store_free(s);
-    data = fixture_read(directory(state), "state", &size);
+    data = fixture_read(directory(state), "state.db", &size);
     for (size_t i = 0; i < size; i++) {
+        /* The header, and every other byte that is in use. */
+        if (i >= 100 && data[i] == 0 && i % 64)
+            continue;
         data[i] ^= 1;
         write_bytes(state, data, size);
         data[i] ^= 1;
-        expect_started_over(state);
+        damaged += expect_same_or_started_over(state, secrets);
+        tried++;
     }
+    assert_true(damaged > tried / 2);
     free(data);
     free_secrets(secrets);
 }
 
+/* Every name, hash and right is under the seal. */
+static void test_a_database_that_says_something_else(void **state)
+{
+    static const char *const changes[] = {
+        "UPDATE users SET name = 'mallory' WHERE name = 'bob'",
+        "UPDATE users SET roles = 'operator' WHERE name = 'bob'",
+        "UPDATE users SET password = 'x' WHERE name = 'bob'",
+        "UPDATE tokens SET principal = 'user:alice' WHERE name = 'own'",
+        "UPDATE tokens SET roles = 'reader operator' WHERE name = 'own'",
+        "UPDATE tokens SET sha256 = zeroblob(32) WHERE name = 'own'",
+        "UPDATE tokens SET expires = 0 WHERE name = 'own'",
+        "UPDATE state SET value = 0 WHERE key = 'claimed'",
+        "UPDATE state SET value = 41 WHERE key = 'generation'",
+        "UPDATE state SET value = 1 WHERE key = 'floor'",
+        "INSERT INTO users VALUES('mallory', '', '', 0)",
+        "DELETE FROM users WHERE name = 'bob'",
+        "DELETE FROM state WHERE key = 'seal'",
+        "DROP TABLE tokens",
+        "PRAGMA user_version = 0",
+        "DROP TABLE users; CREATE VIEW users AS SELECT 'mallory' name, '' password, '' roles, 0 created",
+    };
+
+    for (size_t i = 0; i < ELEMENTS(changes); i++) {
+        Store *s = open_store(state);
+        char *secrets[2];
+
+        if (s->n_users == 0)
+            fill(s, secrets);
+        free_secrets(secrets);
+        store_free(s);
+        change_database(state, changes[i]);
+        expect_started_over(state);
+        fixture_remove(directory(state), "state.db");
+        fixture_remove(directory(state), "state");
+    }
+}
+
+/* A later version that says this one may go on: what it added stays. */
+static void test_a_later_version_beside_which_this_one_may_write(void **state)
+{
+    Store *s = open_store(state);
+    char *secrets[2];
+
+    fill(s, secrets);
+    store_free(s);
+    change_database(state, "ALTER TABLE users ADD COLUMN later TEXT; CREATE TABLE more(x);"
+                           "UPDATE users SET later = 'kept'; INSERT INTO more VALUES(7);"
+                           "INSERT INTO state VALUES('compatible', 1);"
+                           "PRAGMA user_version = 2");
+    s = open_store(state);
+    assert_false(s->damaged || s->foreign);
+    assert_non_null(store_match(s, secrets[0]));
+    assert_int_equal(store_add_user(s, "carol", NULL), 0);
+    assert_int_equal(store_save(s), 0);
+    store_free(s);
+    assert_int_equal(query_database(state, "SELECT count(*) FROM users WHERE later = 'kept'"), 2);
+    assert_int_equal(query_database(state, "SELECT x FROM more"), 7);
+    assert_int_equal(query_database(state, "PRAGMA user_version"), 2);
+    s = open_store(state);
+    assert_non_null(store_user(s, "carol"));
+    store_free(s);
+    free_secrets(secrets);
+}
+
+/* One that does not: nobody gets in, nothing is changed, and all is there when it returns. */
+static void test_a_later_version_is_left_alone(void **state)
+{
+    Store *s = open_store(state);
+    char *secrets[2], *before, *after;
+    size_t size, size_after;
+
+    fill(s, secrets);
+    store_free(s);
+    change_database(state, "PRAGMA user_version = 2");
+    before = fixture_read(directory(state), "state.db", &size);
+    s = open_store(state);
+    assert_true(s->foreign && s->claimed);
+    assert_false(s->damaged);
+    assert_int_equal(s->n_users + s->n_tokens, 0);
+    assert_null(store_match(s, secrets[0]));
+    assert_int_equal(store_add_user(s, "mallory", NULL), 0);
+    assert_int_equal(store_save(s), -EROFS);
+    store_free(s);
+    after = fixture_read(directory(state), "state.db", &size_after);
+    assert_int_equal(size, size_after);
+    assert_memory_equal(before, after, size);
+    change_database(state, "PRAGMA user_version = 1");
+    s = open_store(state);
+    assert_non_null(store_match(s, secrets[0]));
+    store_free(s);
+    free(before);
+    free(after);
+    free_secrets(secrets);
+}
+
+/* --- from the file that came before the database --------------------------------------------- */
+
+static void write_old(void **state, const char *text)
+{
+    assert_int_equal(write_checked_file(directory(state), "state", "state", text, strlen(text)), 0);
+}
+
+static char *old_state(void **state)
+{
+    char anchor[64], *text;
+
+    assert_int_equal(store_anchor(directory(state), anchor), 0);
+    assert_true(asprintf(&text,
+                         "{\"generation\": 42, \"floor\": 1, \"claimed\": true, \"anchor\": \"%s\","
+                         "\"users\": [{\"name\": \"alice\", \"created\": 5}],"
+                         "\"tokens\": [{\"name\": \"ci\", \"principal\": \"user:alice\", \"sha256\": "
+                         "\"e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855\","
+                         "\"roles\": [\"operator\"], \"created\": 6, \"expires\": 0, "
+                         "\"last_used\": 7}]}",
+                         anchor) > 0);
+    return text;
+}
+
+static void expect_migrated(void **state, bool first)
+{
+    _cleanup_(store_freep) Store *s = open_store(state);
+
+    assert_int_equal(s->migrated, first);
+    assert_false(s->damaged || s->restored);
+    assert_true(s->claimed);
+    assert_int_equal(s->generation, 42);
+    assert_int_equal(store_user(s, "alice")->created, 5);
+    assert_string_equal(store_match(s, "")->roles[0], "operator"); /* SHA-256 of nothing */
+    assert_int_equal(store_token(s, "ci")->last_used, 7);
+}
+
+static void test_migration(void **state)
+{
+    _cleanup_(freep) char *text = old_state(state), *backup = NULL, *note = NULL, *before = NULL;
+    size_t size;
+
+    write_old(state, text);
+    before = fixture_read(directory(state), "state", NULL);
+    expect_migrated(state, true);
+    backup = fixture_read(directory(state), "state.backup-0", NULL);
+    assert_string_equal(backup, before);
+    expect_migrated(state, false);
+    /* What an older version finds is a file that it takes for damaged, so the device stays claimed. */
+    note = fixture_read(directory(state), "state", NULL);
+    assert_non_null(strstr(note, "state.db"));
+    free(TAKE_PTR(note));
+    assert_int_equal(read_checked_file(directory(state), "state", "state", 4096, &note, &size),
+                     -EBADMSG);
+}
+
+/* The power failed after the database was written, before the old file was retired. */
+static void test_a_migration_that_was_cut_short(void **state)
+{
+    _cleanup_(freep) char *text = old_state(state), *backup = NULL;
+
+    write_old(state, text);
+    expect_migrated(state, true);
+    fixture_remove(directory(state), "state.backup-0");
+    write_old(state, text);
+    expect_migrated(state, false);
+    backup = fixture_read(directory(state), "state.backup-0", NULL);
+    assert_non_null(strstr(backup, "alice"));
+}
+
+static void test_a_database_that_has_gone(void **state)
+{
+    Store *s = open_store(state);
+    char *secrets[2];
+
+    fill(s, secrets);
+    store_free(s);
+    fixture_remove(directory(state), "state.db");
+    s = open_store(state);
+    assert_true(s->damaged && s->claimed);
+    assert_int_equal(s->n_users + s->n_tokens, 0);
+    store_free(s);
+    expect_claimed_and_empty(state);
+    free_secrets(secrets);
+}
+
 /* Right as a file, wrong in what it says. */
-static void test_nonsense_with_a_right_checksum(void **state)
+static void test_nonsense_in_an_old_file(void **state)
 {
     static const char *const texts[] = {
         "",
@@ -315,10 +584,9 @@ static void test_nonsense_with_a_right_checksum(void **state)
     };
 
     for (size_t i = 0; i < ELEMENTS(texts); i++) {
-        assert_int_equal(write_checked_file(directory(state), "state", "state", texts[i],
-                                            strlen(texts[i])),
-                         0);
+        write_old(state, texts[i]);
         expect_started_over(state);
+        fixture_remove(directory(state), "state.db");
     }
     /* Another kind of file in its place. */
     assert_int_equal(write_checked_file(directory(state), "state", "policy", "{}", 2), 0);
@@ -332,7 +600,7 @@ static void test_files_of_others(void **state)
     char *secrets[2];
 
     fill(s, secrets);
-    snprintf(path, sizeof path, "%s/state", directory(state));
+    snprintf(path, sizeof path, "%s/state.db", directory(state));
     snprintf(elsewhere, sizeof elsewhere, "%s/elsewhere", directory(state));
     assert_int_equal(chmod(path, 0620), 0);
     expect_started_over(state);
@@ -391,12 +659,11 @@ static void test_a_write_that_fails(void **state)
     char *secrets[2];
 
     fill(s, secrets);
-    assert_int_equal(store_add_user(s, "carol"), 0);
+    assert_int_equal(store_add_user(s, "carol", NULL), 0);
     signal(SIGXFSZ, SIG_IGN);
     assert_int_equal(setrlimit(RLIMIT_FSIZE, &little), 0);
-    assert_int_equal(store_save(s), -EFBIG);
+    assert_true(store_save(s) < 0);
     assert_int_equal(setrlimit(RLIMIT_FSIZE, &none), 0);
-    assert_false(fixture_has(directory(state), ".state.new"));
     again = open_store(state);
     assert_false(again->damaged);
     assert_non_null(store_match(again, secrets[0]));
@@ -461,7 +728,13 @@ int main(void)
         T(test_names_and_limits),
         T(test_truncated_anywhere),
         T(test_any_byte_changed),
-        T(test_nonsense_with_a_right_checksum),
+        T(test_a_database_that_says_something_else),
+        T(test_a_later_version_beside_which_this_one_may_write),
+        T(test_a_later_version_is_left_alone),
+        T(test_migration),
+        T(test_a_migration_that_was_cut_short),
+        T(test_a_database_that_has_gone),
+        T(test_nonsense_in_an_old_file),
         T(test_files_of_others),
         T(test_a_copy_voids_the_tokens),
         T(test_a_write_that_fails),
