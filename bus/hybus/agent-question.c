@@ -339,10 +339,11 @@ void hybus_agent_used(hybus_agent *a, const hybus_subject *subject, const char *
 }
 
 bool hybus_agent_unjudged(hybus_agent *a, const hybus_subject *subject, const char *reason,
-                          const char *interface, const char *member, uint64_t count)
+                          const char *audit, const char *interface, const char *member,
+                          uint64_t count)
 {
-    json_t *o = json_pack("{ss ss ss* ss* sI}", "op", "unjudged", "reason", reason, "interface",
-                          interface, "member", member, "count",
+    json_t *o = json_pack("{ss ss ss* ss* ss* sI}", "op", "unjudged", "reason", reason, "audit", audit,
+                          "interface", interface, "member", member, "count",
                           (json_int_t)MIN_OF(count, (uint64_t)1 << 53));
 
     if (o && subject_json(o, subject) != 0) {

@@ -121,10 +121,11 @@ HYBUS_EXPORT void hybus_agent_used(hybus_agent *a, const hybus_subject *subject,
                                    const char *permission, uint64_t count);
 
 /* Tells the agent of `count` calls that were refused without a judgement: "limit" (too many of them
- * waited) or "identity" (the caller left before it was known). interface and member may be NULL.
+ * waited) or "identity" (the caller left before it was known). `audit`: the id that the callers were told,
+ * for the record; the same again adds to it. audit, interface and member may be NULL.
  * One way; false: it was not told, and the count should be told later. */
 HYBUS_EXPORT bool hybus_agent_unjudged(hybus_agent *a, const hybus_subject *subject,
-                                       const char *reason, const char *interface,
+                                       const char *reason, const char *audit, const char *interface,
                                        const char *member, uint64_t count);
 
 /* CheckConnection: a connect request from outside. Strings may be NULL when unknown. */

@@ -380,7 +380,8 @@ static int op_unjudged(Peer *p, const json_t *q)
     Asked asked;
 
     if (peer_may(p, "security.row") && count > 0 && reason && read_subject(p, q, &asked) >= 0)
-        security_turned_away(p->security, &asked.subject, &question, reason, (uint64_t)count);
+        security_turned_away(p->security, &asked.subject, &question, reason, string(q, "audit"),
+                             (uint64_t)count);
     return 0;
 }
 

@@ -420,9 +420,10 @@ void security_used(Security *s, const Subject *subject, const char *permission,
 }
 
 void security_turned_away(Security *s, const Subject *subject, const Question *q,
-                          const char *reason, uint64_t n)
+                          const char *reason, const char *audit, uint64_t n)
 {
     AuditRecord record = {
+        .id = (char *)(audit && audit_id_is_valid(s->audit, audit) ? audit : NULL),
         .verdict = "limited",
         .layer = 2,
         .generation = security_generation(s),

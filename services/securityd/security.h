@@ -134,8 +134,9 @@ int security_refuse(Security *s, const Subject *subject, const Question *q, Verd
 /* What a filter has let pass: the first of each kind is recorded, the rest counted. */
 void security_used(Security *s, const Subject *subject, const char *permission,
                    const char *service, uint64_t n);
-/* What a filter turned away without a judgement, and why; counted likewise. */
+/* What a filter turned away without a judgement, and why; counted likewise. `audit`: the id that it gave
+ * the record, or NULL. */
 void security_turned_away(Security *s, const Subject *subject, const Question *q,
-                          const char *reason, uint64_t n);
+                          const char *reason, const char *audit, uint64_t n);
 /* Records a change of policy, user or token. */
 void security_note(Security *s, const Subject *subject, const char *call, const char *reason);

@@ -792,9 +792,9 @@ static void test_what_was_turned_away_is_counted(void **state)
     const Question unsaid = {.service = "logd"};
     Fixture *f = *state;
 
-    security_turned_away(f->security, &fixture_root, &q, "too many", 1);
+    security_turned_away(f->security, &fixture_root, &q, "too many", NULL, 1);
     for (unsigned i = 0; i < 1000; i++)
-        security_turned_away(f->security, &fixture_root, &unsaid, "too many", 10);
+        security_turned_away(f->security, &fixture_root, &unsaid, "too many", NULL, 10);
     assert_int_equal(fixture_record(f, "limited")->count, 10000);
     assert_string_equal(fixture_record(f, "limited")->call, "logd");
     assert_int_equal(f->security->statistics.limited, 10001);
