@@ -147,7 +147,7 @@ int endpoint_core_new(const endpoint_options *o, endpoint_core **ret)
     list *lists[] = {&c->owners,     &c->links,      &c->dead_links,   &c->dirty_wires,
                      &c->peers,      &c->principals, &c->rows_queued,  &c->rows_ready,
                      &c->spare,      &c->all_topics, &c->dirty_topics, &c->recent_values,
-                     &c->bus_queues, &c->bus_lost};
+                     &c->bus_queues, &c->bus_lost,   &c->bus_tellings, &c->untold_topics};
     for (size_t i = 0; i < ELEMENTS(lists); i++)
         list_init(lists[i]);
     endpoint_core_configure(c, &o->settings);

@@ -145,7 +145,7 @@ typedef struct owner {
     uint32_t uid, refs;
     size_t open, links;
     size_t bus_open, bus_lost, bus_fds; /* calls without an answer; of these, nobody waits for */
-    size_t bus_spooled;
+    size_t bus_spooled, bus_watches;
     list bus_queue, bus_node; /* calls that wait for a place; of the owners that have some */
 } owner;
 
@@ -340,7 +340,9 @@ void bus_release(struct endpoint_request *r);
 void bus_consumed(struct endpoint_request *r);
 void bus_turn(struct endpoint_core *c);
 void bus_done(struct endpoint_core *c);
-void bus_watch(struct endpoint_core *c, entry *e, const char *subpath, uint32_t watchers);
+/* False: not now, because the app has not answered the one before or too many have not. It comes
+ * again by watch_places(). */
+bool bus_watch(struct endpoint_core *c, entry *e, const char *subpath, uint32_t watchers);
 
 /* --- watch.c
  * ---------------------------------------------------------------------------------------------- */
@@ -396,6 +398,7 @@ void watch_entry_gone(struct endpoint_core *c, entry *e);
 void watch_table_changed(struct endpoint_core *c);
 void watch_attached(struct endpoint_core *c, entry *e);
 void watch_turn(struct endpoint_core *c);
+void watch_places(struct endpoint_core *c); /* bus_watch() may have a place again */
 void watch_done(struct endpoint_core *c);
 
 /* --- status.c
@@ -447,8 +450,11 @@ struct endpoint_core {
     size_t bus_open, bus_fds, bus_spooled, n_bus_queues;
     bool bus_busy;             /* a reply has come: there may be more */
     list bus_queues, bus_lost; /* owners with calls that wait; calls nobody waits for */
+    list bus_tellings;         /* calls of Watch without an answer */
+    size_t bus_watches;
     topic *topics[TOPIC_BUCKETS];
     list all_topics, dirty_topics, recent_values;
+    list untold_topics; /* by dirty_node: whose apps could not be told */
     size_t values_bytes;
     uint64_t sequence_floor;
 };

@@ -89,8 +89,7 @@ static void topic_release(topic *t)
 
 static void topic_dirty(topic *t)
 {
-    if (t->dirty_node.next != &t->dirty_node)
-        return;
+    list_remove(&t->dirty_node); /* it may have waited for its app */
     list_append(&t->core->dirty_topics, &t->dirty_node);
     core_wake(t->core);
 }
@@ -538,11 +537,26 @@ static void tell_owner(topic *t)
         return;
     if (e->attachment)
         link_watch(e->attachment, sub, n);
-    else if (e->d.road == ROAD_BUS && e->d.watch)
-        bus_watch(t->core, e, *sub ? sub : "/", n);
-    else
+    else if (e->d.road != ROAD_BUS || !e->d.watch)
         return;
+    else if (!bus_watch(t->core, e, *sub ? sub : "/", n)) {
+        list_append(&t->core->untold_topics, &t->dirty_node);
+        return;
+    }
     t->told = n > 0;
+}
+
+void watch_places(endpoint_core *c)
+{
+    if (list_empty(&c->untold_topics))
+        return;
+    /* Behind what is dirty already, in the order in which they have waited. */
+    while (!list_empty(&c->untold_topics)) {
+        topic *t = list_entry(c->untold_topics.next, topic, dirty_node);
+        list_remove(&t->dirty_node);
+        list_append(&c->dirty_topics, &t->dirty_node);
+    }
+    core_wake(c);
 }
 
 /* A holder that has just come is told of all who are watching already. */
