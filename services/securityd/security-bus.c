@@ -442,6 +442,12 @@ static void on_grant_proven(int result, const char *message, void *userdata)
     call_end(c, result, &error);
 }
 
+/* Most rules are about our own daemons: then the bus is left alone, which spares looking up all users. */
+static bool bus_is_concerned(const SecurityBus *b, const Rule *rule)
+{
+    return b->bus_policy && bus_rules_concern(b->security->catalogue, rule);
+}
+
 static int grant(Call *c, sd_bus_error *error)
 {
     const char *id, *to, *permissions, *conditions;
@@ -455,7 +461,7 @@ static int grant(Call *c, sd_bus_error *error)
     if (r < 0)
         return change_error(error, r, &e, "Cannot grant");
     hybus_config_error_done(&e);
-    if (!c->bus->bus_policy)
+    if (!bus_is_concerned(c->bus, c->rule))
         return adopt_grant(c, error);
     r = bus_policy_update(c->bus->bus_policy, c->rule, on_grant_proven, c);
     c->settling = r >= 0;
@@ -472,9 +478,12 @@ static int revoke_rule(Call *c, sd_bus_error *error)
     hybus_config_error e = {0};
     const char *id;
     int r = sd_bus_message_read(c->message, "s", &id);
+    const Rule *rule;
 
     if (r < 0)
         return r;
+    rule = policy_rule(c->bus->security->policy, id);
+    c->bus_too = rule && bus_is_concerned(c->bus, rule);
     r = security_revoke(c->bus->security, &c->subject, id, &e);
     if (r < 0) {
         /* It may be revoked all the same: whoever still allows it must hear of it. */
@@ -483,7 +492,6 @@ static int revoke_rule(Call *c, sd_bus_error *error)
         return change_error(error, r, &e, r == -ENOENT ? "No such rule" : "Cannot revoke");
     }
     hybus_config_error_done(&e);
-    c->bus_too = true;
     return call_settle_with_generation(c, NULL);
 }
 
