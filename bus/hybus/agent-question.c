@@ -12,13 +12,6 @@ static char *dump(json_t *o)
     return json_dumps(o, JSON_COMPACT);
 }
 
-static void wipe_free(char *s)
-{
-    if (s)
-        explicit_bzero(s, strlen(s));
-    free(s);
-}
-
 static int subject_json(json_t *o, const hybus_subject *s)
 {
     json_t *gids;
