@@ -7,6 +7,7 @@
 #include "security-internal.h"
 
 #define SECOND UINT64_C(1000000)
+#define GONE_TOLD_MAX 64u /* rules of the vendor that a single change has removed */
 
 /* Only local root, as long as nothing better can be read. */
 static const char fallback_policy[] = "[grant last-resort-root]\n"
@@ -142,9 +143,47 @@ static void audit_notes(Security *s, const PolicyNotes *old)
             hybus_warning("Development policy in force: %s opens more than a device should", *d);
 }
 
+/* The directory of the lowest precedence is the vendor's. */
+static bool is_vendor_rule(const Security *s, const Rule *rule)
+{
+    char **directory = s->settings->policy_directories;
+    const char *rest;
+
+    if (!directory || !*directory)
+        return false;
+    while (directory[1])
+        directory++;
+    rest = startswith(rule->file, *directory);
+    return rest && *rest == '/';
+}
+
+/* A rule of the vendor may be a deny: that it went is as telling as that it was masked. */
+static void audit_gone(Security *s, const Policy *old)
+{
+    const Subject self = {.uid = geteuid()};
+    size_t n, n_told = 0;
+    Rule *const *rules;
+
+    n = policy_rules(old, &rules);
+    for (size_t i = 0; i < n; i++) {
+        const Rule *now = policy_rule(s->policy, rules[i]->id);
+        char text[AUDIT_TEXT_MAX];
+
+        if (!is_vendor_rule(s, rules[i]) || (now && is_vendor_rule(s, now)))
+            continue;
+        snprintf(text, sizeof text, "rule %s of %s:%u is gone", rules[i]->id, rules[i]->file,
+                 rules[i]->line);
+        if (n_told++ < GONE_TOLD_MAX)
+            security_note(s, &self, "policy files", text);
+    }
+    if (n_told > GONE_TOLD_MAX)
+        security_note(s, &self, "policy files", "and more rules of the vendor are gone");
+}
+
 /* Both files are good: take them. */
 static int take(Security *s, Policy *policy, Catalogue *catalogue, PolicyNotes *notes)
 {
+    _cleanup_(policy_unrefp) Policy *before = s->policy ? policy_ref(s->policy) : NULL;
     PolicyNotes old = s->notes;
     bool changed = !s->policy || s->fallback || !policy_equal(s->policy, policy) ||
                    !s->catalogue || !catalogue_equal(s->catalogue, catalogue);
@@ -164,6 +203,8 @@ static int take(Security *s, Policy *policy, Catalogue *catalogue, PolicyNotes *
     }
     audit_notes(s, &old);
     policy_notes_done(&old);
+    if (before)
+        audit_gone(s, before);
     return changed;
 }
 
