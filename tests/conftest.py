@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fixtures of the tests that need the simulated device."""
+import contextlib
 import os
 import pathlib
 import shutil
@@ -88,14 +89,14 @@ def bus(request):
     return request.config.getoption('--bus')
 
 
-@pytest.fixture(scope='session')
-def device(bus):
-    d = TestDevice(f'test-{bus}')
+@contextlib.contextmanager
+def booted(instance, bus, development=True):
+    d = TestDevice(instance)
     with d.locked():
         d.stop(quick=True)
         d.wipe()
         try:
-            d.start(BUILD, bus, publish='none')
+            d.start(BUILD, bus, publish='none', development=development)
             d.wait_healthy()
             yield d
         finally:
@@ -103,9 +104,24 @@ def device(bus):
             d.wipe()
 
 
+@pytest.fixture(scope='session')
+def device(bus):
+    with booted(f'test-{bus}', bus) as d:
+        yield d
+
+
+@pytest.fixture(scope='module')
+def closed(bus):
+    """A device of its own without the development drop-in, as it leaves the factory."""
+    with booted(f'closed-{bus}', bus, development=False) as d:
+        yield d
+
+
 def pytest_runtest_makereport(item, call):
     """What the device said last belongs to a failure."""
-    d = item.funcargs.get('device') if call.when == 'call' and call.excinfo else None
+    d = None
+    if call.when == 'call' and call.excinfo:
+        d = item.funcargs.get('closed') or item.funcargs.get('device')
     if d is not None and d.running():
         for what, command in (('journal', ('journalctl', '--no-pager', '--lines=60')),
                               ('log', ('h-logread', '--no-pager', '--lines=60'))):

@@ -104,7 +104,7 @@ static int store_new(const char *directory, Store **ret)
 
 static bool is_damage(int r)
 {
-    return r == -EBADMSG || r == -EPERM || r == -EFBIG || r == -ELOOP;
+    return r == -EBADMSG || r == -EPERM || r == -EACCES || r == -EFBIG || r == -ELOOP;
 }
 
 /* A device that nobody can reach must start, but not as one that the next visitor may claim. It is
