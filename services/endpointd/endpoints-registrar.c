@@ -147,7 +147,7 @@ static uint64_t monotonic(void)
 
 static void save(registrar *g)
 {
-    uint64_t begin = monotonic(), end;
+    uint64_t begin = monotonic(), end, pause;
     int r;
 
     g->unsaved = false;
@@ -160,9 +160,8 @@ static void save(registrar *g)
                             g->table_path);
     }
     end = monotonic();
-    g->save_usec = end + MIN_OF(MAX_OF((end - begin) * REGISTRAR_SAVE_PAUSE,
-                                       (uint64_t)REGISTRAR_SAVE_MIN_USEC),
-                                (uint64_t)REGISTRAR_SAVE_MAX_USEC);
+    pause = MAX_OF((end - begin) * REGISTRAR_SAVE_PAUSE, (uint64_t)REGISTRAR_SAVE_MIN_USEC);
+    g->save_usec = end + MIN_OF(pause, (uint64_t)REGISTRAR_SAVE_MAX_USEC);
     if (g->moved)
         g->moved(g->moved_userdata);
 }
