@@ -5,7 +5,9 @@ import os
 import pathlib
 import shutil
 import signal
+import socket
 import sys
+import threading
 
 import pytest
 
@@ -79,6 +81,19 @@ class TestDevice(simulated.Device):
     def status(self, path, *arguments):
         """The HTTP status that a request gets."""
         return int(self.curl(path, '--output', '/dev/null', '--write-out', '%{http_code}', *arguments).stdout)
+
+    def socket(self, kind=socket.SOCK_STREAM):
+        """A socket of the device's network, held by this process."""
+        made = []
+
+        def make():  # a thread may leave for another network alone
+            with open(f'/proc/{self.init}/ns/net') as space:
+                simulated._libc('setns', space.fileno(), simulated.CLONE_NEWNET)
+            made.append(socket.socket(socket.AF_INET, kind))
+        thread = threading.Thread(target=make)
+        thread.start()
+        thread.join()
+        return made[0]
 
     def wait(self, condition, what, seconds=60):
         return simulated.wait_until(condition, seconds, what, self.running)

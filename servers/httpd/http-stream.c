@@ -160,10 +160,20 @@ static void on_started(endpoint_watch *w, void *userdata)
     http_reply_stream(x);
 }
 
+void http_stream_end(HttpExchange *x, unsigned status)
+{
+    char event[64];
+
+    if (x->ended)
+        return;
+    snprintf(event, sizeof(event), "event: end\ndata: {\"status\":%u}\n\n", status);
+    (void)write_string(x, event);
+    http_reply_end(x);
+}
+
 static void on_ended(endpoint_watch *w, unsigned status, const char *detail, void *userdata)
 {
     HttpExchange *x = userdata;
-    char event[64];
 
     if (x->state == HTTP_WAITING) {
         http_reply_start(x, status);
@@ -180,9 +190,7 @@ static void on_ended(endpoint_watch *w, unsigned status, const char *detail, voi
         http_reply_cut(x); /* what waits for a slow reader is not for him any more */
         return;
     }
-    snprintf(event, sizeof(event), "event: end\ndata: {\"status\":%u}\n\n", status);
-    (void)write_string(x, event);
-    http_reply_end(x);
+    http_stream_end(x, status);
 }
 
 static const endpoint_watch_ops watch_ops = {

@@ -305,6 +305,8 @@ void http_permit_leave(HttpPeer *p);
 /* --- http-stream.c: server-sent events ----------------------------------------------------------
  */
 void http_stream_start(HttpExchange *x);
+/* Tells the client that the stream ends, and the status that it would get if it asked now. */
+void http_stream_end(HttpExchange *x, unsigned status);
 void http_streams_tick(Http *h);
 
 /* --- http-origin.c: hosts and origins ------------------------------------------------------------

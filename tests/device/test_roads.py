@@ -64,10 +64,12 @@ class App:
                 self.lines.append(line.strip())
                 self.changed.notify_all()
 
-    def says(self, beginning):
+    def says(self, beginning, since=0):
+        """The first line of its output that begins so, or the first after `since` lines."""
+        found = lambda: next((l for l in self.lines[since:] if l.startswith(beginning)), None)
         with self.changed:
-            assert self.changed.wait_for(lambda: any(l.startswith(beginning) for l in self.lines), 60), self.lines
-            return next(l for l in self.lines if l.startswith(beginning))
+            assert self.changed.wait_for(found, 60), self.lines
+            return found()
 
     def end(self):
         end(self.process)
