@@ -6,6 +6,7 @@ import fcntl
 import os
 import socket
 import sys
+import traceback
 
 import dbus
 import dbus.lowlevel
@@ -24,7 +25,8 @@ def say(*words):
 
 def reply(call, *arguments, signature="ua(ss)a{sv}"):
     message = dbus.lowlevel.MethodReturnMessage(call)
-    message.append(*arguments, signature=signature)
+    if arguments:
+        message.append(*arguments, signature=signature)
     connection.send_message(message)
 
 
@@ -176,10 +178,7 @@ def spin(call, request):
     say("spun")
 
 
-def on_message(connection, message):
-    if message.get_interface() != RESPONDER or message.get_member() != "Handle":
-        return dbus.lowlevel.HANDLER_RESULT_NOT_YET_HANDLED
-    request = message.get_args_list()[0]
+def handle(message, request):
     verb, _, argument = str(request["path"])[len(namespace) + 1:].partition("/")
     if verb == "good":
         good(message)
@@ -190,6 +189,16 @@ def on_message(connection, message):
         kept.append(message)
     else:
         globals()[verb.replace("-", "_")](message, request)
+
+
+def on_message(connection, message):
+    if message.get_interface() != RESPONDER or message.get_member() != "Handle":
+        return dbus.lowlevel.HANDLER_RESULT_NOT_YET_HANDLED
+    try:
+        handle(message, message.get_args_list()[0])
+    except Exception:  # the library would go on without this filter
+        say("failed", traceback.format_exc())
+        os._exit(3)
     return dbus.lowlevel.HANDLER_RESULT_HANDLED
 
 

@@ -82,6 +82,7 @@ def bad(device, good, allowed):
     app = Bad(device, *good, '/system/status', '/system/x', '/nodes/x', '/badly', '/', 'bad', '/bad/../x', f'{good[1]}/x')
     yield app
     app.end()
+    assert not [line for line in app.app.lines if line.startswith('failed')], app.app.lines
     device.wait(lambda: device.status(NAMESPACE) == 404, 'the app is gone')
 
 
