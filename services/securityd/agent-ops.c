@@ -7,6 +7,8 @@
 #include <hybus/json.h>
 #include <time.h>
 
+#include "agent-answer.h"
+#include "agent-login.h"
 #include "agent-peer.h"
 
 #define PACKET_MAX HYBUS_AGENT_PACKET_MAX
@@ -14,77 +16,6 @@
 static void json_cleanup(json_t **j)
 {
     json_decref(*j);
-}
-
-/* --- answers --------------------------------------------------------------------------------- */
-
-static json_t *decimal(uint64_t n)
-{
-    char text[24];
-
-    snprintf(text, sizeof text, "%llu", (unsigned long long)n);
-    return json_string(text);
-}
-
-static json_t *answer_to(const json_t *question)
-{
-    json_t *answer = json_object();
-
-    json_object_set(answer, "id", json_object_get(question, "id"));
-    json_object_set_new(answer, "ok", json_true());
-    return answer;
-}
-
-static const char *error_name(int error)
-{
-    switch (error) {
-    case -EACCES:
-    case -EKEYREJECTED:
-    case -EINVAL:
-    case -ENOENT:
-    case -EEXIST:
-    case -ENOBUFS:
-        return startswith(hybus_error_name(error), HYBUS_ERROR_PREFIX);
-    case -EAGAIN:
-        return "Throttled";
-    default:
-        return "Internal";
-    }
-}
-
-static json_t *failure(const json_t *question, int error, const char *message)
-{
-    json_t *answer = json_object();
-
-    json_object_set(answer, "id", json_object_get(question, "id"));
-    json_object_set_new(answer, "error", json_string(error_name(error)));
-    json_object_set_new(answer, "message", json_string(message));
-    return answer;
-}
-
-static int refuse(Peer *p, const json_t *question, int error, const char *message)
-{
-    return peer_send(p, failure(question, error, message), -1);
-}
-
-static int throttled(Peer *p, const json_t *question, uint64_t wait)
-{
-    json_t *answer = failure(question, -EAGAIN, "too many wrong attempts");
-
-    json_object_set_new(answer, "retry_after",
-                        json_integer((json_int_t)((wait + 999999) / 1000000)));
-    return peer_send(p, answer, -1);
-}
-
-static const char *string(const json_t *j, const char *key)
-{
-    return json_string_value(json_object_get(j, key));
-}
-
-static bool is_missing_or(const json_t *j, const char *key, json_type type)
-{
-    const json_t *v = json_object_get(j, key);
-    return !v || json_typeof(v) == type;
 }
 
 /* --- hello ----------------------------------------------------------------------------------- */
@@ -198,6 +129,8 @@ static int read_remote(const Peer *p, const json_t *handle, Asked *ret)
     principal = peer_principal(p, (uint64_t)json_integer_value(handle));
     if (!principal)
         return -ENOENT;
+    if (security_principal_refresh(p->security, principal) < 0)
+        return -ENOMEM;
     ret->subject = security_remote_subject(principal);
     ret->subject.ended = security_principal_is_void(p->security, principal);
     return 0;
@@ -445,16 +378,6 @@ static int op_release(Peer *p, const json_t *q)
     return 0;
 }
 
-static int send_secret(Peer *p, const json_t *q, char *secret)
-{
-    json_t *answer = answer_to(q);
-
-    json_object_set_new(answer, "secret", json_string(secret));
-    explicit_bzero(secret, strlen(secret));
-    free(secret);
-    return peer_send(p, answer, -1);
-}
-
 static int op_setup(Peer *p, const json_t *q)
 {
     const Subject caller = peer_subject(p);
@@ -471,23 +394,6 @@ static int op_setup(Peer *p, const json_t *q)
     if (p->socket)
         agent_socket_tell_change(p->socket);
     return send_secret(p, q, secret);
-}
-
-static int read_words(const json_t *list, char ***ret)
-{
-    const json_t *one;
-    size_t i;
-    int r = 0;
-
-    if (list && (!json_is_array(list) || json_array_size(list) > 64))
-        return -EINVAL;
-    json_array_foreach (list, i, one) {
-        const char *word = strempty(json_string_value(one));
-
-        if (r >= 0)
-            r = words_add(ret, word, strlen(word));
-    }
-    return r;
 }
 
 static int op_token_add(Peer *p, const json_t *q)
@@ -553,6 +459,11 @@ static const struct {
     {"unjudged", op_unjudged, .one_way = true},
     {"connect", op_connect},
     {"release", op_release, .one_way = true},
+    {"login", op_login},
+    {"logout", op_logout},
+    {"touch", op_touch, .one_way = true},
+    {"user-add", op_user_add, .before_hello = true},
+    {"user-password", op_user_password, .before_hello = true},
     {"settled", op_settled, .one_way = true},
     {"hello", op_hello, .before_hello = true},
     {"setup", op_setup, .before_hello = true},

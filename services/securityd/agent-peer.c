@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "agent-peer.h"
 
+#include "agent-login.h"
+
 #include <hybus/agent.h>
 #include <sys/socket.h>
 
@@ -106,6 +108,7 @@ Peer *peer_new(Security *security, int fd)
         return NULL;
     }
     TAILQ_INIT(&p->out);
+    LIST_INIT(&p->pending);
     p->security = security;
     p->fd = fd;
     return p;
@@ -117,6 +120,7 @@ void peer_free(Peer *p)
 
     if (!p)
         return;
+    login_leave(p);
     sd_event_source_disable_unref(p->io);
     safe_close(p->fd);
     while ((packet = TAILQ_FIRST(&p->out))) {

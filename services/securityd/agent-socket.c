@@ -9,6 +9,7 @@
 #include <sys/un.h>
 
 #include "agent-peer.h"
+#include "password.h"
 
 #define PACKET_MAX HYBUS_AGENT_PACKET_MAX
 
@@ -27,6 +28,7 @@ struct AgentSocket {
     Security *security;
     int fd;
     sd_event_source *io, *settled, *expiry;
+    PasswordQueue *passwords;
     uint64_t expired_until;
     TAILQ_HEAD(, Peer) peers;
     TAILQ_HEAD(, Settling) settling;
@@ -279,6 +281,16 @@ void agent_socket_arm_expiry(AgentSocket *a)
     (void)sd_event_source_set_enabled(a->expiry, SD_EVENT_ONESHOT);
 }
 
+PasswordQueue *agent_socket_passwords(AgentSocket *a)
+{
+    return a->passwords;
+}
+
+void agent_socket_wake(Peer *p)
+{
+    (void)sd_event_source_set_io_events(p->io, EPOLLIN | EPOLLOUT);
+}
+
 /* --- the socket ------------------------------------------------------------------------------ */
 
 int agent_socket_listen(const char *path)
@@ -329,6 +341,9 @@ int agent_socket_new(sd_event *event, Security *security, int fd, AgentSocket **
         r = sd_event_add_time_relative(event, &a->expiry, CLOCK_BOOTTIME, 0, 100000, on_expiry, a);
     if (r < 0)
         return r;
+    r = password_queue_new(event, &a->passwords);
+    if (r < 0)
+        return r;
     agent_socket_arm_expiry(a);
     *ret = TAKE_PTR(a);
     return 0;
@@ -342,6 +357,7 @@ void agent_socket_free(AgentSocket *a)
         settling_free(TAILQ_FIRST(&a->settling));
     while (!TAILQ_EMPTY(&a->peers))
         drop_peer(TAILQ_FIRST(&a->peers));
+    password_queue_free(a->passwords);
     sd_event_source_disable_unref(a->io);
     sd_event_source_disable_unref(a->settled);
     sd_event_source_disable_unref(a->expiry);

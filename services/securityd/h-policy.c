@@ -5,21 +5,17 @@
 
 #include <ctype.h>
 #include <getopt.h>
-#include <jansson.h>
 #include <sys/socket.h>
 #include <sys/time.h>
 #include <sys/un.h>
-#include <systemd/sd-bus.h>
 #include <time.h>
 
 #include <hybus/agent.h>
 #include <hybus/error.h>
-#include <hybus/json.h>
+
+#include "h-policy.h"
 
 #define DAEMON SBINDIR "/h-securityd"
-#define SECURITY "org.hybridos.Security1"
-#define SECURITY_PATH "/org/hybridos/Security1"
-#define ANSWER_SECONDS 30
 
 enum {
     EXIT_USAGE = 2,
@@ -27,14 +23,6 @@ enum {
     EXIT_DENIED = 4,
     EXIT_UNAVAILABLE = 5,
 };
-
-typedef struct Options {
-    bool json;
-    const char *id, *when, *user, *subject, *roles;
-    uint64_t expires;
-    unsigned limit;
-    bool code;
-} Options;
 
 typedef struct Verb {
     const char *name, *sub; /* sub NULL: none */
@@ -67,7 +55,7 @@ static int exit_code(int r)
 }
 
 /* Text from outside never moves the cursor. */
-static void put(FILE *f, const char *s)
+void put(FILE *f, const char *s)
 {
     for (; *s; s++) {
         unsigned char c = (unsigned char)*s;
@@ -80,7 +68,7 @@ static void put(FILE *f, const char *s)
     }
 }
 
-static int complain(const char *what, int r, const char *message)
+int complain(const char *what, int r, const char *message)
 {
     fprintf(stderr, "h-policy: %s: ", what);
     put(stderr, message && *message ? message : strerror(-r));
@@ -88,7 +76,7 @@ static int complain(const char *what, int r, const char *message)
     return r;
 }
 
-static int open_bus(sd_bus **ret)
+int open_bus(sd_bus **ret)
 {
     int r = sd_bus_open_system(ret);
 
@@ -96,7 +84,7 @@ static int open_bus(sd_bus **ret)
 }
 
 /* The arguments of the answer come as a JSON array. */
-static int call_message(sd_bus *bus, sd_bus_message *m, const char *method, json_t **ret)
+int call_message(sd_bus *bus, sd_bus_message *m, const char *method, json_t **ret)
 {
     _cleanup_(sd_bus_error_free) sd_bus_error error = SD_BUS_ERROR_NULL;
     _cleanup_(hybus_json_error_done) hybus_json_error bad = {0};
@@ -109,7 +97,7 @@ static int call_message(sd_bus *bus, sd_bus_message *m, const char *method, json
     return r < 0 ? complain(method, r, bad.message) : 0;
 }
 
-static int call(const char *method, json_t **ret, const char *signature, ...)
+int call(const char *method, json_t **ret, const char *signature, ...)
 {
     _cleanup_(sd_bus_flush_close_unrefp) sd_bus *bus = NULL;
     _cleanup_(sd_bus_message_unrefp) sd_bus_message *m = NULL;
@@ -154,7 +142,7 @@ static int connect_agent(void)
 
 /* One question over the private socket; buffers that held secrets are wiped. Takes over `question`.
  */
-static int ask(const char *what, json_t *question, json_t **ret)
+int ask(const char *what, json_t *question, json_t **ret)
 {
     static char buffer[HYBUS_AGENT_PACKET_MAX];
     _cleanup_(closep) int fd = connect_agent();
@@ -184,21 +172,34 @@ static int ask(const char *what, json_t *question, json_t **ret)
     return r;
 }
 
+int answered(const char *what, const json_t *answer)
+{
+    static const struct {
+        const char *name;
+        int error;
+    } errors[] = {{"AccessDenied", -EACCES}, {"InvalidArgument", -EINVAL}, {"NotFound", -ENOENT},
+                  {"Exists", -EEXIST}};
+    const char *error = json_string_value(json_object_get(answer, "error"));
+    int r = -EIO;
+
+    if (!error)
+        return 0;
+    for (size_t i = 0; i < ELEMENTS(errors); i++)
+        if (streq(errors[i].name, error))
+            r = errors[i].error;
+    return complain(what, r, json_string_value(json_object_get(answer, "message")));
+}
+
 static int print_secret(const Options *o, const char *what, json_t *question)
 {
     _cleanup_(hybus_json_decrefp) json_t *answer = NULL;
-    const char *secret, *error;
+    const char *secret;
     int r = ask(what, question, &answer);
 
+    if (r >= 0)
+        r = answered(what, answer);
     if (r < 0)
         return r;
-    error = json_string_value(json_object_get(answer, "error"));
-    if (error) {
-        r = streq(error, "AccessDenied")      ? -EACCES
-            : streq(error, "InvalidArgument") ? -EINVAL
-                                              : -EIO;
-        return complain(what, r, json_string_value(json_object_get(answer, "message")));
-    }
     secret = json_string_value(json_object_get(answer, "secret"));
     if (!secret)
         return complain(what, -EPROTO, NULL);
@@ -213,7 +214,7 @@ static int print_secret(const Options *o, const char *what, json_t *question)
 
 /* --- showing answers -------------------------------------------------------------------------- */
 
-static int print_json(const json_t *value)
+int print_json(const json_t *value)
 {
     _cleanup_(freep) char *text = NULL;
     int r = hybus_json_dump(value, HYBUS_JSON_PRETTY, &text);
@@ -224,19 +225,19 @@ static int print_json(const json_t *value)
     return 0;
 }
 
-static const char *text_of(const json_t *v)
+const char *text_of(const json_t *v)
 {
     return strempty(json_string_value(v));
 }
 
 /* Times and counters may come as numbers or as decimal strings. */
-static uint64_t number_of(const json_t *v)
+uint64_t number_of(const json_t *v)
 {
     return json_is_string(v) ? strtoull(json_string_value(v), NULL, 10)
                              : (uint64_t)json_integer_value(v);
 }
 
-static void put_time(const json_t *v, const char *none)
+void put_time(const json_t *v, const char *none)
 {
     time_t t = (time_t)(number_of(v) / 1000000u);
     struct tm tm;
@@ -251,19 +252,19 @@ static void put_time(const json_t *v, const char *none)
 }
 
 /* A string of an a{sv}; "" if it is not there. */
-static const char *field(const json_t *record, const char *key)
+const char *field(const json_t *record, const char *key)
 {
     const json_t *v = json_object_get(record, key);
 
     return text_of(json_is_object(v) ? json_object_get(v, "value") : v);
 }
 
-static const json_t *plain(const json_t *variant)
+const json_t *plain(const json_t *variant)
 {
     return json_is_object(variant) ? json_object_get(variant, "value") : variant;
 }
 
-static void print_record(const json_t *record)
+void print_record(const json_t *record)
 {
     const char *key;
     json_t *v;
@@ -517,53 +518,28 @@ static int verb_audit(const Options *o, char **words, int n)
     return 0;
 }
 
-static int verb_user_add(const Options *o, char **words, int n)
+json_t *list_of_roles(const char *text)
 {
-    return call("AddUser", NULL, "s", words[0]);
-}
+    json_t *list = json_array();
 
-static int verb_user_remove(const Options *o, char **words, int n)
-{
-    return call("RemoveUser", NULL, "s", words[0]);
-}
+    while (*(text += strspn(text, " ,"))) {
+        size_t n = strcspn(text, " ,");
 
-static int verb_user_list(const Options *o, char **words, int n)
-{
-    _cleanup_(hybus_json_decrefp) json_t *answer = NULL;
-    const json_t *user;
-    size_t i;
-    int r = call("ListUsers", &answer, "");
-
-    if (r < 0)
-        return r;
-    if (o->json)
-        return print_json(json_array_get(answer, 0));
-    json_array_foreach(json_array_get(answer, 0), i, user)
-    {
-        printf("%-24s since ", text_of(json_array_get(user, 0)));
-        put_time(json_array_get(user, 1), "an unknown time");
-        putchar('\n');
+        json_array_append_new(list, json_stringn(text, n));
+        text += n;
     }
-    return 0;
+    return list;
 }
 
 static int verb_token_add(const Options *o, char **words, int n)
 {
     json_t *q = json_pack("{sI ss ss sI}", "id", (json_int_t)1, "op", "token-add", "name", words[0],
                           "expires", (json_int_t)o->expires);
-    _cleanup_(freep) char *roles = o->roles ? strdup(o->roles) : NULL;
 
     if (q && o->user)
         json_object_set_new(q, "user", json_string(o->user));
-    if (q && roles) {
-        json_t *list = json_array();
-        char *next = roles, *role;
-
-        while ((role = strsep(&next, " ,")))
-            if (*role)
-                json_array_append_new(list, json_string(role));
-        json_object_set_new(q, "roles", list);
-    }
+    if (q && o->roles)
+        json_object_set_new(q, "roles", list_of_roles(o->roles));
     return print_secret(o, "token add", q);
 }
 
@@ -636,9 +612,18 @@ static const Verb verbs[] = {
      "why was this refused, and what would change it"},
     {"audit", NULL, 0, 0, verb_audit, "audit [--subject SUBJECT] [--limit N]",
      "the last refusals and changes, newest first"},
-    {"user", "add", 1, 1, verb_user_add, "user add NAME", "a remote user"},
+    {"user", "add", 1, 1, verb_user_add, "user add [--role ROLES] NAME",
+     "a remote user; its password is read from standard input, none: no login"},
+    {"user", "password", 1, 1, verb_user_password, "user password NAME",
+     "a new one, from standard input; its sessions end"},
+    {"user", "roles", 1, -1, verb_user_roles, "user roles NAME [ROLE...]",
+     "instead of those it had"},
     {"user", "list", 0, 0, verb_user_list, "user list", ""},
-    {"user", "remove", 1, 1, verb_user_remove, "user remove NAME", "with its tokens, at once"},
+    {"user", "remove", 1, 1, verb_user_remove, "user remove NAME",
+     "with its tokens and sessions, at once"},
+    {"session", "list", 0, 0, verb_session_list, "session list", "who has logged in"},
+    {"session", "remove", 1, 1, verb_session_remove, "session remove ID",
+     "ends it on every server, at once"},
     {"token", "add", 1, 1, verb_token_add,
      "token add [--user NAME] [--role ROLES] [--expires SECONDS] NAME", "prints the token once"},
     {"token", "list", 0, 0, verb_token_list, "token list", ""},
@@ -656,7 +641,7 @@ static int help(void)
            "     --id ID         of the new rule\n"
            "     --when COND     encrypted, local, remote, protocol=NAME\n"
            "     --user NAME     setup: the administrator; token add: whom it speaks for\n"
-           "     --role ROLES    of the token\n"
+           "     --role ROLES    of the token or user\n"
            "     --expires SECS  of the token; 0: never (default)\n"
            "     --code          setup: read the setup code from standard input\n"
            "     --subject S     audit: of this subject only\n"

@@ -344,7 +344,7 @@ static const char *holds_nothing(const Subject *s)
     if (s->unknown)
         return "the caller's identity cannot be established";
     if (s->remote)
-        return s->ended ? "its token has been removed or has expired" : NULL;
+        return s->ended ? "its credentials have been removed or have expired" : NULL;
     if (!s->group_only && !uid_may_hold(s->uid))
         return "overflow and dynamic uids never hold a permission";
     /* A deny may speak of one that is not looked at. */

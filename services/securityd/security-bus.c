@@ -3,6 +3,7 @@
 
 #include <hybus/error.h>
 
+#include "account-bus.h"
 #include "named-subject.h"
 #include "security-call.h"
 
@@ -367,19 +368,6 @@ static int reply_with_list(sd_bus_message *m, const Store *s, const char *type, 
     return r < 0 ? r : sd_bus_send(NULL, reply, NULL);
 }
 
-static int append_user(sd_bus_message *reply, const Store *s, size_t i)
-{
-    return sd_bus_message_append(reply, "(st)", s->users[i].name, s->users[i].created);
-}
-
-static int method_list_users(sd_bus_message *m, void *userdata, sd_bus_error *error)
-{
-    const SecurityBus *b = userdata;
-    const Store *s = b->security->store;
-
-    return reply_with_list(m, s, "(st)", s->n_users, append_user);
-}
-
 static int append_token(sd_bus_message *reply, const Store *s, size_t i)
 {
     const Token *t = &s->tokens[i];
@@ -663,10 +651,16 @@ static const sd_bus_vtable vtable[] = {
                             SD_BUS_VTABLE_UNPRIVILEGED),
     SD_BUS_METHOD_WITH_ARGS("AddUser", SD_BUS_ARGS("s", name), SD_BUS_NO_RESULT, method_add_user,
                             SD_BUS_VTABLE_UNPRIVILEGED),
-    SD_BUS_METHOD_WITH_ARGS("ListUsers", SD_BUS_NO_ARGS, SD_BUS_RESULT("a(st)", users),
+    SD_BUS_METHOD_WITH_ARGS("ListUsers", SD_BUS_NO_ARGS, SD_BUS_RESULT("a(stasb)", users),
                             method_list_users, SD_BUS_VTABLE_UNPRIVILEGED),
     SD_BUS_METHOD_WITH_ARGS("RemoveUser", SD_BUS_ARGS("s", name), SD_BUS_NO_RESULT,
                             method_remove_user, SD_BUS_VTABLE_UNPRIVILEGED),
+    SD_BUS_METHOD_WITH_ARGS("SetUserRoles", SD_BUS_ARGS("s", name, "as", roles), SD_BUS_NO_RESULT,
+                            method_set_user_roles, SD_BUS_VTABLE_UNPRIVILEGED),
+    SD_BUS_METHOD_WITH_ARGS("ListSessions", SD_BUS_NO_ARGS, SD_BUS_RESULT("a(tssstt)", sessions),
+                            method_list_sessions, SD_BUS_VTABLE_UNPRIVILEGED),
+    SD_BUS_METHOD_WITH_ARGS("RemoveSession", SD_BUS_ARGS("t", id), SD_BUS_NO_RESULT,
+                            method_remove_session, SD_BUS_VTABLE_UNPRIVILEGED),
     SD_BUS_METHOD_WITH_ARGS("ListTokens", SD_BUS_NO_ARGS, SD_BUS_RESULT("a(ssttt)", tokens),
                             method_list_tokens, SD_BUS_VTABLE_UNPRIVILEGED),
     SD_BUS_METHOD_WITH_ARGS("RemoveToken", SD_BUS_ARGS("s", name), SD_BUS_NO_RESULT,

@@ -289,6 +289,9 @@ int security_new(const SecuritySettings *settings, AuditSink sink, Security **re
     /* JSON numbers are exact up to 2^53. */
     s->next_handle = (s->next_handle & ((UINT64_C(1) << 51) - 1)) | 1;
     throttle_init(&s->bearers, 6 * SECOND, 60 * SECOND, SECOND / 4, 60 * SECOND);
+    /* Nobody is slowed by what all together guess: that would lock the owner out. */
+    throttle_init(&s->logins, 6 * SECOND, 60 * SECOND, 0, 0);
+    throttle_init(&s->names, 30 * SECOND, 300 * SECOND, 0, 0);
     throttle_init(&s->codes, 60 * SECOND, 300 * SECOND, 20 * SECOND, 600 * SECOND);
     r = audit_new(sink, s, &s->audit);
     if (r >= 0)
@@ -308,9 +311,9 @@ int security_new(const SecuritySettings *settings, AuditSink sink, Security **re
                     settings->state_directory);
         security_note(s, &self, "state", "written by a newer version: not used");
     }
-    if (s->store->migrated)
-        hybus_notice("%s now keeps its state in a database; a backup is in state.backup-0",
-                   settings->state_directory);
+    if (*s->store->backup)
+        hybus_notice("The state of an older version was taken over; as it was, it is kept in %s/%s",
+                     settings->state_directory, s->store->backup);
     if (s->store->restored)
         hybus_warning("The state comes from elsewhere or from a backup: all tokens are void");
     r = load_policy(s);
@@ -331,6 +334,7 @@ void security_free(Security *s)
     catalogue_free(s->catalogue);
     policy_notes_done(&s->notes);
     store_free(s->store);
+    sessions_done(&s->sessions);
     audit_free(s->audit);
     free(s->policy_error);
     explicit_bzero(s->setup_code, sizeof s->setup_code);
@@ -491,4 +495,14 @@ void security_note(Security *s, const Subject *subject, const char *call, const 
                                 .reason = (char *)reason};
 
     (void)audit_add(s->audit, &record, NULL);
+}
+
+void security_note_as(Security *s, const char *kind, const char *name, const char *call,
+                      const char *reason)
+{
+    char text[128];
+    const Subject subject = {.remote = true, .name = text};
+
+    snprintf(text, sizeof text, "%s%.80s", kind, name);
+    security_note(s, &subject, call, reason);
 }
