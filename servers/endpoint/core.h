@@ -229,6 +229,7 @@ typedef struct principal {
     list node, peers;
     struct endpoint_core *core;
     uint64_t handle, expires;
+    uint64_t touched; /* µs of timer_now(): when the agent was last told that it is in use */
     uint32_t refs;
     char *name;
     row_page *pages[LIMIT_PERMISSION_PAGES];

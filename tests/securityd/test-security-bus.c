@@ -677,19 +677,41 @@ static void test_users_and_tokens(void **state)
     const char *name, *principal;
     uint64_t created, expires, used;
     char *secret;
+    const char *roles[2];
+    Session *session;
+    int has_password;
     Answer a;
 
     OK(b, "AddUser", "s", "alice");
     OK(b, "AddUser", "s", "bob");
     EXPECT(b, "Exists", "", "AddUser", "s", "alice");
     EXPECT(b, "InvalidArgument", "", "AddUser", "s", "Not A Name");
+    EXPECT(b, "NotFound", "", "RemoveSession", "t", UINT64_C(7));
+    assert_int_equal(sessions_add(&b->f->security->sessions,
+                                  &(Session){.user = (char *)"bob", .protocol = (char *)"http"}, &session),
+                     0);
+    a = call(b, "ListSessions", "");
+    assert_true(sd_bus_message_enter_container(a.m, 'a', "(tssstt)") > 0);
+    assert_true(sd_bus_message_at_end(a.m, false) == 0);
+    answer_done(&a);
+    OK(b, "RemoveSession", "t", session->id);
+    assert_int_equal(b->f->security->sessions.n, 0);
+    EXPECT(b, "NotFound", "", "SetUserRoles", "sas", "carol", 1, "operator");
+    EXPECT(b, "InvalidArgument", "", "SetUserRoles", "sas", "bob", 1, "Not A Role");
+    OK(b, "SetUserRoles", "sas", "bob", 2, "operator", "reader");
+    assert_int_equal(security_set_password(b->f->security, &fixture_root, "bob", "$y$j75$x", &e), 1);
     a = call(b, "ListUsers", "");
-    assert_true(sd_bus_message_enter_container(a.m, 'a', "(st)") > 0);
-    assert_true(sd_bus_message_read(a.m, "(st)", &name, &created) > 0);
+    assert_true(sd_bus_message_enter_container(a.m, 'a', "(stasb)") > 0);
+    assert_true(sd_bus_message_read(a.m, "(stasb)", &name, &created, 0, &has_password) > 0);
     assert_string_equal(name, "alice");
     assert_true(created > 0);
-    assert_true(sd_bus_message_read(a.m, "(st)", &name, &created) > 0);
+    assert_false(has_password);
+    assert_true(sd_bus_message_read(a.m, "(stasb)", &name, &created, 2, &roles[0], &roles[1],
+                                    &has_password) > 0);
     assert_string_equal(name, "bob");
+    assert_string_equal(roles[0], "operator");
+    assert_string_equal(roles[1], "reader");
+    assert_true(has_password);
     assert_true(sd_bus_message_at_end(a.m, false));
     answer_done(&a);
     assert_int_equal(security_add_token(b->f->security, &fixture_root, "ci", "user:alice", NULL,

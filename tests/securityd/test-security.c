@@ -814,7 +814,7 @@ static void test_reasons(void **state)
         {{.uid = 0, .gids = gids, .n_gids = ELEMENTS(gids)}, &q, "more groups", ""},
         {{.unknown = true, .bus_name = ":1.5"}, &q, "identity cannot be established", ""},
         {{.unknown = true, .bus_name = ":1.5"}, &bare, "identity cannot be established", ""},
-        {{.remote = true, .name = "token:ci", .ended = true}, &q, "removed or has expired",
+        {{.remote = true, .name = "token:ci", .ended = true}, &q, "removed or have expired",
          "token add"},
         {{.uid = 0}, &bare, "no permission: nobody", ""},
         {{.uid = 0}, &without, "names no interface", ""},
