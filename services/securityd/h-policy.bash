@@ -17,7 +17,7 @@ _h_policy_granted() {
 }
 
 _h_policy() {
-    local verbs="status setup check list grant revoke reload explain audit user token"
+    local verbs="status setup check list grant revoke reload explain audit user session token"
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]} verb= sub= n=0 i
     for ((i = 1; i < COMP_CWORD; i++)); do
         case ${COMP_WORDS[i]} in
@@ -39,6 +39,7 @@ _h_policy() {
         setup) _h_policy_words "--user --code --json --help" ;;
         grant) _h_policy_words "--id --when --json --help" ;;
         audit) _h_policy_words "--subject --limit --json --help" ;;
+        user) _h_policy_words "--role --json --help" ;;
         token) _h_policy_words "--user --role --expires --json --help" ;;
         *) _h_policy_words "--json --help --version" ;;
         esac
@@ -46,8 +47,11 @@ _h_policy() {
     fi
     case $verb,$n in
     ,0) _h_policy_words "$verbs" ;;
-    user,1 | token,1) _h_policy_words "add list remove" ;;
-    user,2 | token,2) [[ $sub == remove ]] && _h_policy_words "$(_h_policy_names "$verb" list)" ;;
+    user,1) _h_policy_words "add list password remove roles" ;;
+    session,1) _h_policy_words "list remove" ;;
+    token,1) _h_policy_words "add list remove" ;;
+    user,2) [[ $sub == remove || $sub == password || $sub == roles ]] && _h_policy_words "$(_h_policy_names user list)" ;;
+    session,2 | token,2) [[ $sub == remove ]] && _h_policy_words "$(_h_policy_names "$verb" list)" ;;
     revoke,1) _h_policy_words "$(_h_policy_granted)" ;;
     explain,3) _h_policy_words "method get set signal" ;;
     esac
