@@ -10,6 +10,7 @@
 #include "agent-answer.h"
 #include "agent-login.h"
 #include "agent-peer.h"
+#include "binding.h"
 
 #define PACKET_MAX HYBUS_AGENT_PACKET_MAX
 
@@ -106,7 +107,7 @@ static int op_hello(Peer *p, const json_t *q)
 /* --- rows and judgements --------------------------------------------------------------------- */
 
 typedef struct Asked {
-    Subject subject;
+    Subject subject, behalf;
     uint32_t gids[POLICY_GROUPS_MAX];
 } Asked;
 
@@ -169,6 +170,7 @@ static int read_subject(const Peer *p, const json_t *q, Asked *ret)
     ret->subject = (Subject){.uid = (uint32_t)json_integer_value(uid),
                              .gids = ret->gids,
                              .n_gids = json_array_size(gids)};
+    security_apply_binding(p->security, &ret->subject, string(q, "name"), &ret->behalf);
     return 0;
 }
 

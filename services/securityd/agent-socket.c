@@ -281,6 +281,17 @@ void agent_socket_arm_expiry(AgentSocket *a)
     (void)sd_event_source_set_enabled(a->expiry, SD_EVENT_ONESHOT);
 }
 
+const Principal *agent_socket_principal(const AgentSocket *a, uint32_t uid, uint64_t handle)
+{
+    const Principal *found = NULL;
+    const Peer *p;
+
+    TAILQ_FOREACH (p, &a->peers, peers)
+        if (!found && (uid == UINT32_MAX || p->uid == uid))
+            found = peer_principal(p, handle);
+    return found;
+}
+
 PasswordQueue *agent_socket_passwords(AgentSocket *a)
 {
     return a->passwords;

@@ -39,6 +39,8 @@ void agent_socket_on_change(AgentSocket *a, AgentSettled f, void *userdata);
 void agent_socket_tell_change(AgentSocket *a);
 /* A token was made or has gone: look again when the next one expires. */
 void agent_socket_arm_expiry(AgentSocket *a);
+/* A principal that was given to a server of this uid (UINT32_MAX: of any); NULL: none was. */
+const Principal *agent_socket_principal(const AgentSocket *a, uint32_t uid, uint64_t handle);
 /* Somebody has settled: look whether all have. */
 void agent_socket_look(AgentSocket *a);
 

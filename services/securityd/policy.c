@@ -341,6 +341,8 @@ static Verdict judge(const Policy *p, const Subject *s, const uint32_t *keys, si
 /* Why this subject holds nothing, whatever the rules say; or NULL. */
 static const char *holds_nothing(const Subject *s)
 {
+    if (s->behalf && s->behalf->ended)
+        return "the credentials of whom it acts for have been removed or have expired";
     if (s->unknown)
         return "the caller's identity cannot be established";
     if (s->remote)
@@ -355,12 +357,23 @@ Verdict policy_judge(const Policy *p, const Subject *s, const char *permission)
 {
     const char *nothing = holds_nothing(s);
     uint32_t keys[KEYS_MAX];
+    Verdict v;
 
     if (nothing)
         return (Verdict){.reason = nothing};
     if (!permission || !permission_is_valid(permission))
         return (Verdict){.reason = "not a permission"};
-    return judge(p, s, keys, keys_of(p, s, keys), permission);
+    v = judge(p, s, keys, keys_of(p, s, keys), permission);
+    return v.allowed && s->behalf ? policy_judge(p, s->behalf, permission) : v;
+}
+
+/* Takes away what the other one does not hold. */
+static void narrow(const Policy *p, const Subject *behalf, const char *const *permissions,
+                   size_t n_permissions, uint64_t *bits)
+{
+    for (size_t i = 0; i < n_permissions; i++)
+        if ((bits[i / 64] >> (i % 64) & 1) && !policy_judge(p, behalf, permissions[i]).allowed)
+            bits[i / 64] &= ~(UINT64_C(1) << (i % 64));
 }
 
 void policy_row(const Policy *p, const Subject *s, const char *const *permissions,
@@ -376,6 +389,8 @@ void policy_row(const Policy *p, const Subject *s, const char *const *permission
         if (permission_is_valid(permissions[i]) &&
             judge(p, s, keys, n_keys, permissions[i]).allowed)
             bits[i / 64] |= UINT64_C(1) << (i % 64);
+    if (s->behalf)
+        narrow(p, s->behalf, permissions, n_permissions, bits);
 }
 
 /* A grant helps only if it holds whenever the new rule does. */
@@ -399,6 +414,8 @@ bool policy_holds(const Policy *p, const Subject *s, const char *pattern, const 
     bool granted = false;
 
     if (holds_nothing(s) || !permission_pattern_is_valid(pattern))
+        return false;
+    if (s->behalf && !policy_holds(p, s->behalf, pattern, rule))
         return false;
     n_keys = keys_of(p, s, keys);
     n_found = candidates_of(p, pattern, found);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <hybus/log.h>
+#include <sys/random.h>
 
 #include "security-internal.h"
 
@@ -100,6 +101,21 @@ void security_principal_touch(Security *s, const Principal *p)
         session->used = security_boottime();
 }
 
+/* Nobody guesses one: whoever names it has been told by the server it was given to. JSON numbers are exact
+ * up to 2^53. */
+static int new_handle(uint64_t *ret)
+{
+    uint64_t handle = 0;
+
+    while (handle == 0) {
+        if (getrandom(&handle, sizeof handle, 0) != sizeof handle)
+            return -EIO;
+        handle &= (UINT64_C(1) << 53) - 1;
+    }
+    *ret = handle;
+    return 0;
+}
+
 static int principal_new(Security *s, const char *name, const Connect *c, char *const *roles,
                          Principal **ret)
 {
@@ -107,7 +123,6 @@ static int principal_new(Security *s, const char *name, const Connect *c, char *
 
     if (!p)
         return -ENOMEM;
-    p->handle = s->next_handle;
     p->name = strdup(name);
     p->protocol = strdup(c->protocol);
     p->encrypted = c->tls && *c->tls;
@@ -115,7 +130,8 @@ static int principal_new(Security *s, const char *name, const Connect *c, char *
         return -ENOMEM;
     if (security_principal_refresh(s, p) < 0)
         return -ENOMEM;
-    s->next_handle++;
+    if (new_handle(&p->handle) < 0)
+        return -EIO;
     *ret = TAKE_PTR(p);
     return 0;
 }

@@ -4,6 +4,7 @@
 #include <hybus/error.h>
 
 #include "account-bus.h"
+#include "bind-bus.h"
 #include "named-subject.h"
 #include "security-call.h"
 
@@ -139,6 +140,10 @@ static int check(Call *c, sd_bus_error *error)
     memcpy(c->caller_gids, c->gids, sizeof c->gids);
     c->caller = c->subject;
     c->caller.gids = c->caller_gids;
+    if (c->caller.behalf) {
+        c->caller_behalf = c->behalf;
+        c->caller.behalf = &c->caller_behalf;
+    }
     r = sd_bus_message_read(c->message, "ss", &text, &permission);
     if (r < 0)
         return r;
@@ -655,6 +660,8 @@ static const sd_bus_vtable vtable[] = {
                             method_list_users, SD_BUS_VTABLE_UNPRIVILEGED),
     SD_BUS_METHOD_WITH_ARGS("RemoveUser", SD_BUS_ARGS("s", name), SD_BUS_NO_RESULT,
                             method_remove_user, SD_BUS_VTABLE_UNPRIVILEGED),
+    SD_BUS_METHOD_WITH_ARGS("Bind", SD_BUS_ARGS("t", handle), SD_BUS_RESULT("s", principal), method_bind,
+                            SD_BUS_VTABLE_UNPRIVILEGED),
     SD_BUS_METHOD_WITH_ARGS("SetUserRoles", SD_BUS_ARGS("s", name, "as", roles), SD_BUS_NO_RESULT,
                             method_set_user_roles, SD_BUS_VTABLE_UNPRIVILEGED),
     SD_BUS_METHOD_WITH_ARGS("ListSessions", SD_BUS_NO_ARGS, SD_BUS_RESULT("a(tssstt)", sessions),
@@ -698,6 +705,9 @@ int security_bus_publish(Security *security, AgentSocket *socket, BusPolicy *bus
     r = hybus_object_publish(bus, PATH, INTERFACE, vtable, b, &b->object);
     if (r < 0)
         return r;
+    r = bind_bus_start(b, &b->left);
+    if (r < 0)
+        return r;
     agent_socket_on_change(socket, on_socket_change, b);
     *ret = TAKE_PTR(b);
     return 0;
@@ -710,6 +720,7 @@ void security_bus_free(SecurityBus *b)
     if (!b)
         return;
     hybus_object_free(b->object);
+    sd_bus_slot_unref(b->left);
     while ((c = LIST_FIRST(&b->calls)))
         call_free(c);
     sd_bus_unref(b->bus);

@@ -4,6 +4,8 @@
 #include <hybus/credentials.h>
 #include <hybus/error.h>
 
+#include "binding.h"
+
 void call_free(Call *c)
 {
     LIST_REMOVE(c, calls);
@@ -50,6 +52,7 @@ static void on_credentials(sd_bus_message *m, int result, void *userdata)
         c->subject.uid = credentials.uid;
         c->subject.gids = c->gids;
         c->subject.n_gids = credentials.n_gids;
+        security_apply_binding(c->bus->security, &c->subject, c->asked, &c->behalf);
         r = c->handler(c, &error);
     }
     call_end(c, r, &error);
@@ -57,6 +60,7 @@ static void on_credentials(sd_bus_message *m, int result, void *userdata)
 
 int call_ask_credentials(Call *c, const char *name)
 {
+    snprintf(c->asked, sizeof c->asked, "%s", name);
     return hybus_credentials_ask(c->bus->bus, name, on_credentials, c, &c->slot);
 }
 

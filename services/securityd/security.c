@@ -4,6 +4,7 @@
 #include <time.h>
 
 #include "accepted.h"
+#include "binding.h"
 #include "security-internal.h"
 
 #define SECOND UINT64_C(1000000)
@@ -35,9 +36,21 @@ static uint32_t slot_of(const char *key)
     return (uint32_t)((h ^ h >> 32) % HYBUS_PAGE_SLOTS);
 }
 
+/* Both, in the audit; the rules speak of either alone. */
 const char *security_subject_name(const Subject *subject)
 {
-    static char text[300];
+    static char text[400];
+    Subject holder;
+
+    if (subject->behalf && !subject->unknown) {
+        const char *principal = subject->behalf->name ? subject->behalf->name : "anonymous";
+
+        holder = *subject;
+        holder.behalf = NULL;
+        (void)security_subject_name(&holder);
+        snprintf(text + strlen(text), sizeof text - strlen(text), " for %.128s", principal);
+        return text;
+    }
 
     if (subject->unknown) {
         snprintf(text, sizeof text, "bus:%.255s", strempty(subject->bus_name));
@@ -54,6 +67,10 @@ const char *security_subject_name(const Subject *subject)
 
 uint32_t security_slot(const Subject *subject)
 {
+    const Subject connection = {.unknown = true, .bus_name = subject->bus_name};
+
+    if (subject->behalf) /* others of its uid are not narrowed */
+        return security_slot(&connection);
     return slot_of(security_subject_name(subject));
 }
 
@@ -75,9 +92,9 @@ void security_move_rule(Security *s, const Rule *rule)
             (void)hybus_page_writer_bump(s->page, UINT32_MAX);
             return;
         }
-        (void)hybus_page_writer_bump(s->page, slot_of(*subject));
+        security_move_principal(s, *subject);
         if (token && !streq(token->principal, *subject))
-            (void)hybus_page_writer_bump(s->page, slot_of(token->principal));
+            security_move_principal(s, token->principal);
     }
 }
 
@@ -101,6 +118,7 @@ int security_accept(Security *s)
 void security_move_principal(Security *s, const char *principal)
 {
     (void)hybus_page_writer_bump(s->page, slot_of(principal));
+    security_move_bound(s, principal);
 }
 
 /* --- files ----------------------------------------------------------------------------------- */
@@ -284,10 +302,7 @@ int security_new(const SecuritySettings *settings, AuditSink sink, Security **re
     if (!s)
         return -ENOMEM;
     s->settings = settings;
-    if (getrandom(&s->next_handle, sizeof s->next_handle, 0) != sizeof s->next_handle)
-        return -EIO;
-    /* JSON numbers are exact up to 2^53. */
-    s->next_handle = (s->next_handle & ((UINT64_C(1) << 51) - 1)) | 1;
+    s->bindings_fd = -1;
     throttle_init(&s->bearers, 6 * SECOND, 60 * SECOND, SECOND / 4, 60 * SECOND);
     /* Nobody is slowed by what all together guess: that would lock the owner out. */
     throttle_init(&s->logins, 6 * SECOND, 60 * SECOND, 0, 0);
@@ -298,6 +313,9 @@ int security_new(const SecuritySettings *settings, AuditSink sink, Security **re
         r = hybus_page_writer_new(&s->page);
     if (r >= 0)
         r = store_open(settings->state_directory, &s->store);
+    if (r < 0)
+        return r;
+    r = security_bindings_load(s);
     if (r < 0)
         return r;
     if (s->store->damaged) {
@@ -335,6 +353,7 @@ void security_free(Security *s)
     policy_notes_done(&s->notes);
     store_free(s->store);
     sessions_done(&s->sessions);
+    security_bindings_done(s);
     audit_free(s->audit);
     free(s->policy_error);
     explicit_bzero(s->setup_code, sizeof s->setup_code);
@@ -358,10 +377,18 @@ static const char *kind_name(char kind)
     return kind == 'm' ? "method" : kind == 'g' ? "get" : kind == 's' ? "set" : "signal";
 }
 
-static int suggest(const Subject *subject, const Question *q, const Verdict *v, char **ret)
+static int suggest(const Security *s, const Subject *subject, const Question *q, const Verdict *v, char **ret)
 {
-    const char *name = security_subject_name(subject);
+    const char *name;
+    Subject alone = *subject;
     int n;
+
+    /* Of two, the one that lacks it. */
+    alone.behalf = NULL;
+    if (subject->behalf && q->permission && policy_judge(s->policy, &alone, q->permission).allowed)
+        alone = *subject->behalf;
+    subject = &alone;
+    name = security_subject_name(subject);
 
     if (v->allowed || !q->permission || subject->unknown)
         n = asprintf(ret, "%s", "");
@@ -415,7 +442,7 @@ int security_explain(Security *s, const Subject *subject, const Question *q, con
     int error = describe_call(q, &r.call);
 
     if (error >= 0)
-        error = suggest(subject, q, v, &r.suggestion);
+        error = suggest(s, subject, q, v, &r.suggestion);
     if (error < 0 || !r.subject || !r.permission || !r.rule || !r.file || !r.reason) {
         audit_record_done(&r);
         return -ENOMEM;

@@ -65,8 +65,13 @@ typedef struct Security {
     hybus_page_writer *page;
     Throttle bearers, codes, logins, names; /* names: of users, for strangers */
     Sessions sessions;
+    struct Binding *bindings; /* binding.h */
+    size_t n_bindings, bindings_written;
+    char *bus_id;
+    int bindings_fd;
+    bool bindings_lost;
     char setup_code[SECURITY_CODE_SIZE + 1]; /* "" once claimed */
-    uint64_t next_handle, last_id;
+    uint64_t last_id;
     SecurityStatistics statistics;
 } Security;
 

@@ -223,3 +223,219 @@ def test_an_idle_agent_has_no_thread_and_writes_nothing(device, alice):
     before = device.run("stat", "-c", "%Y %s", "/var/lib/hybridos/securityd/state.db", check=True).stdout
     assert log_in(device, alice)[0] == 204 # from a known place
     assert device.run("stat", "-c", "%Y %s", "/var/lib/hybridos/securityd/state.db").stdout == before
+
+
+# --- bound connections -----------------------------------------------------------------------------
+
+# Runs as a server's user: asks the private socket for handles, and calls over connections of its own.
+AS_SERVER = '''
+import json, os, socket, sys
+import dbus
+
+class Agent:
+    def __init__(self, service="httpd"):
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.socket.connect("/run/hybridos/security/agent.sock")
+        self.n = 0
+        assert self.ask(op="hello", version=1, service=service)["ok"]
+
+    def ask(self, **question):
+        self.n += 1
+        self.socket.send(json.dumps({"id": self.n, **question}).encode())
+        while True:
+            answer = json.loads(self.socket.recv(65536))
+            if answer.get("op") == "changed":
+                self.socket.send(json.dumps({"op": "settled", "generation": answer["generation"]}).encode())
+            elif answer["id"] == self.n:
+                return answer
+
+    def connect(self, bearer):
+        answer = self.ask(op="connect", protocol="http", peer="192.0.2.1:1", tls="TLSv1.3", bearer=bearer)
+        return answer["handle"]
+
+def bus():
+    return dbus.SystemBus(private=True)
+
+def call(bus, name, path, interface, member, signature="", *arguments):
+    """The answer, or the last part of the error's name."""
+    try:
+        return bus.call_blocking(name, path, interface, member, signature, arguments)
+    except dbus.exceptions.DBusException as e:
+        return e.get_dbus_name().rsplit(".", 1)[1] if e.get_dbus_name().startswith("org.hybridos") else repr(e)
+
+def bind(bus, handle):
+    return call(bus, "org.hybridos.Security1", "/org/hybridos/Security1", "org.hybridos.Security1", "Bind", "t",
+                dbus.UInt64(handle))
+
+def security(bus, member, signature="", *arguments):
+    return call(bus, "org.hybridos.Security1", "/org/hybridos/Security1", "org.hybridos.Security1", member,
+                signature, *arguments)
+
+def log(bus):
+    return call(bus, "org.hybridos.Log1", "/org/hybridos/Log1", "org.hybridos.Log1", "GetStatistics")
+
+def show(value):
+    print(value if isinstance(value, str) else "answered", flush=True)
+'''
+SERVER = "h-httpd"
+
+
+@pytest.fixture
+def token(device, alice):
+    """A token of alice; she and the server may both read statistics of the log and the policy's rules."""
+    name = alice + "-bound"
+    secret = policy(device, "token", "add", "--user", alice, name).stdout.split()[-1]
+    policy(device, "grant", "--id", "test-bound-alice", f"user:{alice}", "log.statistics", "audit.read")
+    policy(device, "grant", "--id", "test-bound-server", f"unix:{SERVER}", "log.statistics", "security.read")
+    yield secret
+    policy(device, "revoke", "test-bound-alice", check=False)
+    policy(device, "revoke", "test-bound-server", check=False)
+
+
+def as_user(device, script, *words, user=SERVER, timeout=300):
+    path = device.put_text(AS_SERVER + script, "bound.py")
+    return device.run("python3", path, *words, user=user, timeout=timeout, check=True).stdout.split()
+
+
+def test_a_bound_connection_needs_both(device, alice, token):
+    answers = as_user(device, '''
+agent, unbound, bound = Agent(), bus(), bus()
+handle = agent.connect(sys.argv[1])
+show(security(bound, "ListRules")) # its row is cached now
+show(bind(bound, handle))
+show(security(bound, "ListRules")) # the server's alone
+show(log(bound))                   # of both
+show(security(bound, "ListAudit", "a{sv}u", {}, 1)) # alice's alone
+show(security(unbound, "ListRules"))
+show(bind(bound, handle))
+show(bind(bound, 0))
+show(security(bound, "ListRules"))
+nobody = bus()
+show(bind(nobody, 0))
+show(log(nobody))
+''', token)
+    assert answers == ["answered", f"user:{alice}", "AccessDenied", "answered", "AccessDenied", "answered",
+                       "AccessDenied", "AccessDenied", "AccessDenied", "anonymous", "AccessDenied"]
+    refused = json.loads(policy(device, "--json", "audit", "--limit", "50").stdout)
+    uid = device.run("id", "-u", SERVER, check=True).stdout.strip()
+    subjects = {r["subject"]["value"] if isinstance(r["subject"], dict) else r["subject"] for r in refused}
+    assert f"uid:{uid} for user:{alice}" in subjects, subjects
+
+
+def test_what_is_taken_from_either_is_taken_from_the_connection(device, alice, token):
+    path = device.put_text(AS_SERVER + '''
+agent, bound = Agent(), bus()
+show(bind(bound, agent.connect(sys.argv[1])))
+for line in sys.stdin:
+    show(log(bound))
+''', "bound-loop.py")
+    process = device.popen("python3", path, token, user=SERVER, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def again():
+        process.stdin.write("\n")
+        process.stdin.flush()
+        return process.stdout.readline().strip()
+
+    try:
+        assert process.stdout.readline().strip() == f"user:{alice}"
+        assert again() == "answered"
+        policy(device, "revoke", "test-bound-alice")
+        assert again() == "AccessDenied"
+        policy(device, "grant", "--id", "test-bound-alice", f"user:{alice}", "log.statistics")
+        assert again() == "answered"
+        policy(device, "revoke", "test-bound-server")
+        assert again() == "AccessDenied"
+        policy(device, "grant", "--id", "test-bound-server", f"unix:{SERVER}", "log.statistics", "security.read")
+        assert again() == "answered"
+        # A new agent knows who is bound: a restart must not widen.
+        device.run("systemctl", "kill", "--signal=KILL", "h-securityd", check=True)
+        device.run("h-ubus", "-t", "60", "wait_for", "org.hybridos.Security1", check=True)
+        policy(device, "grant", "--id", "test-bound-more", f"unix:{SERVER}", "log.read")
+        assert again() == "answered"
+        policy(device, "token", "remove", alice + "-bound")
+        assert again() == "AccessDenied"
+    finally:
+        policy(device, "revoke", "test-bound-more", check=False)
+        process.kill()
+        process.wait()
+
+
+def test_a_server_cannot_assert_what_it_was_not_given(device, alice, token):
+    """Handles of another server, invented ones, those it has given back."""
+    path = device.put_text(AS_SERVER + '''
+agent = Agent()
+print(agent.connect(sys.argv[1]), flush=True)
+sys.stdin.readline()
+''', "holder.py")
+    holder = device.popen("python3", path, token, user=SERVER, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        handle = holder.stdout.readline().strip()
+        answers = as_user(device, '''
+show(bind(bus(), int(sys.argv[1])))
+for guess in (1, 2, int(sys.argv[1]) + 1, 2**53, 2**64 - 1):
+    show(bind(bus(), guess))
+agent = Agent("coapd")
+given = agent.connect(sys.argv[2])
+agent.socket.send(json.dumps({"op": "release", "handle": given}).encode())
+agent.ask(op="row", handle=0)
+show(bind(bus(), given))
+print(agent.ask(op="row", handle=int(sys.argv[1]))["error"])
+print(agent.ask(op="judge", handle=int(sys.argv[1]), permission="log.read", interface="a.b", member="C")["error"])
+''', handle, token, user="h-coapd")
+        assert answers == ["NotFound"] * 9
+    finally:
+        holder.kill()
+        holder.wait()
+
+
+def test_a_shell_under_a_servers_uid(device):
+    """Its listed grants, and nothing else: what every stranger is refused it is refused as well."""
+    rules = json.loads(policy(device, "--json", "list").stdout)
+    uid = device.run("id", "-u", SERVER, check=True).stdout.strip()
+    groups = device.run("id", "-G", SERVER, check=True).stdout.split()
+    mine = {f"unix:{SERVER}", f"uid:{uid}", "local", "anyone", *(f"gid:{g}" for g in groups),
+            *(f"group:{g}" for g in device.run("id", "-Gn", SERVER, check=True).stdout.split())}
+    granted = {p for r in rules if r[1] == "grant" and mine & set(r[2].split()) for p in r[3].split()}
+    assert "*" not in granted
+    for member, permission in {"ListRules": "security.read", "ListUsers": "security.read", "Reload": "security.reload",
+                               "ListSessions": "security.read", "ListTokens": "security.read"}.items():
+        done = device.run("busctl", "call", "org.hybridos.Security1", "/org/hybridos/Security1",
+                          "org.hybridos.Security1", member, user=SERVER)
+        assert (done.returncode == 0) == (permission in granted), (member, done.stderr)
+    assert device.run("h-policy", "user", "add", "test-eve", user=SERVER, input="").returncode == 4
+    assert device.run("h-policy", "token", "add", "test-eve", user=SERVER).returncode == 4
+    assert device.run("h-policy", "grant", f"unix:{SERVER}", "log.read", user=SERVER).returncode == 4
+
+
+def test_a_thousand_principals(device):
+    """One server acts for 1,000 principals in turn, 64 at a time: within the limits of the bus as shipped."""
+    policy(device, "grant", "--id", "test-bound-role", "role:test-bound", "log.statistics")
+    policy(device, "grant", "--id", "test-bound-server", f"unix:{SERVER}", "log.statistics", "security.read")
+    try:
+        secrets = as_user(device, '''
+agent = Agent("test")
+for i in range(1000):
+    print(agent.ask(op="token-add", name=f"test-bound-{i}", roles=["test-bound"], expires=0)["secret"])
+''', user=None, timeout=600)
+        assert len(set(secrets)) == 1000
+        device.write("/run/hybridos-tests/secrets", "\n".join(secrets))
+        device.run("chown", SERVER, "/run/hybridos-tests/secrets", check=True)
+        answers = as_user(device, '''
+agent, pool = Agent(), []
+for i, secret in enumerate(open("/run/hybridos-tests/secrets").read().split()):
+    pool.append(bus())
+    if len(pool) > 64:
+        pool.pop(0).close()
+    bound, refused, allowed = bind(pool[-1], agent.connect(secret)), security(pool[-1], "ListRules"), log(pool[-1])
+    assert bound == f"token:test-bound-{i}" and refused == "AccessDenied", (i, bound, refused)
+    assert not isinstance(allowed, str), (i, allowed)
+print(i + 1)
+''', timeout=600)
+        assert answers == ["1000"]
+    finally:
+        device.run("rm", "-f", "/run/hybridos-tests/secrets")
+        device.run("bash", "-c", "for i in {0..999}; do busctl call org.hybridos.Security1 /org/hybridos/Security1 "
+                   "org.hybridos.Security1 RemoveToken s test-bound-$i; done", timeout=600)
+        policy(device, "revoke", "test-bound-role", check=False)
+        policy(device, "revoke", "test-bound-server", check=False)
+    assert "test-bound-" not in policy(device, "token", "list").stdout
