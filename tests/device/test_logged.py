@@ -280,3 +280,57 @@ def test_live_over_http(device, http):
         for process in (stream, events):
             process.kill()
             process.wait()
+
+
+@pytest.fixture
+def settings(device):
+    """Puts a drop-in into h-logged's configuration, and takes it away at the end."""
+    folder = "/run/hybridos/config/logged.conf.d"
+
+    def put(text, verb="restart"):
+        device.run("mkdir", "-p", folder, check=True)
+        device.write(f"{folder}/test-settings.conf", text)
+        device.run("systemctl", verb, "h-logged.service", check=True)
+    yield put
+    device.run("rm", "-f", f"{folder}/test-settings.conf", check=True)
+    device.run("systemctl", "restart", "h-logged.service", check=True)
+
+
+def statistics(device):
+    shown = device.run("h-logread", "--statistics", check=True).stdout
+    return {name: int(value) for name, value in (line.split() for line in shown.splitlines())}
+
+
+def test_syslog_of_other_nodes(device, settings):
+    """By h-logged's own sockets and by systemd's below 1024, from a program that Linux has had for decades."""
+    settings("[syslog]\nListen = udp:127.0.0.1:1514 tcp:[::1]:1514\nAllow = 127.0.0.1 ::1\n")
+    node = ["logger", "--socket-errors=on", "--priority", "local0.err", "--tag", "node-test"]
+    device.run(*node, "--server", "127.0.0.1", "--port", "1514", "--udp", "--rfc3164", "by-udp old", check=True)
+    device.run(*node, "--server", "::1", "--port", "1514", "--tcp", "--octet-count", "--rfc5424",
+               "--msgid", "M1", "--sd-id", "door@32473", "--sd-param", 'state="open \\"wide\\""', "by-tcp new", check=True)
+    old, new = wait_for(device, 2, "-t", "node-test")
+    assert old["MESSAGE"] == "by-udp old" and old["PEER"] == "127.0.0.1" and old["UNIT"] == "syslog@127.0.0.1"
+    assert (old["priority"], old["facility"], old["source"]) == (3, 16, "syslog") and "uid" not in old
+    assert new["MESSAGE"] == "by-tcp new" and new["PEER"] == "::1" and new["MSGID"] == "M1"
+    assert new["SD_DOOR_32473_STATE"] == 'open "wide"'
+    assert abs(int(new["realtime"]) - int(new["monotonic"])) > 0 and new["SENDER_TIME"].startswith("20")
+    assert [r["MESSAGE"] for r in read(device, "-u", "syslog@::1", "-t", "node-test")] == ["by-tcp new"]
+    # Who is not on the list is turned away, at once after a reload, and that is on record.
+    settings("[syslog]\nListen = udp:127.0.0.1:1514 tcp:[::1]:1514\nAllow = 10.0.0.0/8\n", "reload")
+    device.run(*node, "--server", "127.0.0.1", "--port", "1514", "--udp", "not-allowed", check=True)
+    device.wait(lambda: statistics(device)["syslog-refused"] >= 1, "the refusal")
+    assert read(device, "-g", "Syslog from 127.0.0.1 is not taken") and not read(device, "-t", "node-test", "-g", "not-allowed")
+
+
+def test_syslog_on_port_514(device):
+    """The daemon itself has no right to open it."""
+    socket = "h-logged-syslog.socket"
+    device.run("systemctl", "stop", "h-logged.service", check=True)
+    try:
+        device.run("systemctl", "start", socket, "h-logged.service", check=True)
+        for way in ("--udp", "--tcp"):
+            device.run("logger", "--socket-errors=on", "--server", "127.0.0.1", "--port", "514", way, "--tag", "low-port", way[2:], check=True)
+        assert {r["MESSAGE"] for r in wait_for(device, 2, "-t", "low-port")} == {"udp", "tcp"}
+    finally:
+        device.run("systemctl", "stop", socket, "h-logged.service", check=True)
+        device.run("systemctl", "start", "h-logged.service", check=True)
