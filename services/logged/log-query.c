@@ -360,20 +360,12 @@ void log_walk_to_end(log_walk *w)
 static const log_record *forward(log_walk *w, log_stream s)
 {
     log_store *store = log_book_store(w->book, s);
-    const log_record *last = log_store_at(store, w->streams[s].place), *next;
+    const log_record *last = log_store_at(store, w->streams[s].place);
 
-    if (last) {
-        next = log_store_next(store, last);
-        if (next)
-            w->missed += next->ordinal - last->ordinal - 1;
-        return next;
-    }
-    if (w->streams[s].seq > 0) { /* overwritten meanwhile, or nothing was there */
-        next = log_store_after(store, w->streams[s].seq);
-        if (next && w->streams[s].place.seq > 0)
-            w->missed += next->ordinal - w->streams[s].ordinal - 1;
-        return next;
-    }
+    if (last)
+        return log_store_next(store, last);
+    if (w->streams[s].seq > 0) /* overwritten meanwhile, or nothing was there */
+        return log_store_after(store, w->streams[s].seq);
     return w->filter->after ? log_store_after(store, w->filter->after) : log_store_oldest(store);
 }
 
@@ -414,6 +406,8 @@ static const log_record *step(log_walk *w, log_stream *ret)
         }
     }
     if (best) {
+        if (!backwards && w->streams[*ret].place.seq > 0)
+            w->missed += best->ordinal - w->streams[*ret].ordinal - 1;
         w->streams[*ret].place = log_store_place(log_book_store(w->book, *ret), best);
         w->streams[*ret].seq = best->seq;
         w->streams[*ret].ordinal = best->ordinal;

@@ -350,6 +350,30 @@ static void test_overtaken(void **state)
     assert_int_equal(log_walk_next(&w, &budget, &found), 0);
 }
 
+/* What is missing in one ring is counted once, however many records of the others come before. */
+static void test_overtaken_in_one_ring(void **state)
+{
+    uint64_t budget = 1 << 30, seen = 0;
+    log_found found;
+    log_walk w;
+    log_filter f = {};
+
+    open_book(LOG_STORAGE_SPLIT);
+    say("a.service", LOG_INFO, "x");
+    say("a.service", LOG_ERR, "x");
+    log_walk_start(&w, book, &f);
+    assert_int_equal(log_walk_next(&w, &budget, &found), 1);
+    assert_int_equal(log_walk_next(&w, &budget, &found), 1);
+    for (unsigned i = 0; i < 100; i++)
+        say("a.service", LOG_ERR, "important");
+    for (unsigned i = 0; i < 20000; i++)
+        say("a.service", LOG_INFO, "x");
+    while (log_walk_next(&w, &budget, &found) > 0)
+        seen++;
+    assert_true(w.missed > 1000);
+    assert_int_equal(w.missed + seen, 20100);
+}
+
 /* --- formats
  * ---------------------------------------------------------------------------------------- */
 
@@ -546,6 +570,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_filters, fresh, done),
         cmocka_unit_test_setup_teardown(test_times, fresh, done),
         cmocka_unit_test_setup_teardown(test_overtaken, fresh, done),
+        cmocka_unit_test_setup_teardown(test_overtaken_in_one_ring, fresh, done),
         cmocka_unit_test_setup_teardown(test_formats, fresh, done),
         cmocka_unit_test_setup_teardown(test_datagrams, fresh, done),
         cmocka_unit_test(test_requests),
