@@ -464,6 +464,14 @@ static int method_get_statistics(sd_bus_message *m, void *userdata, sd_bus_error
                   {"syslog-busy", counters.receive.busy},
                   {"syslog-cut", counters.receive.cut},
                   {"syslog-malformed", counters.receive.malformed},
+                  {"sink", counters.sink.on},
+                  {"sink-connected", counters.sink.connected},
+                  {"sink-sent", counters.sink.sent},
+                  {"sink-sent-again", counters.sink.again},
+                  {"sink-arrived", counters.sink.acknowledged},
+                  {"sink-missed", counters.sink.missed},
+                  {"sink-failures", counters.sink.failures},
+                  {"sink-cursor", counters.sink.cursor},
                   {"pipes", log_pipes_count(b->o.pipes)}};
     e = sd_bus_message_new_method_return(m, &reply);
     if (e >= 0)

@@ -8,6 +8,7 @@
 
 #include "log-pipe.h"
 #include "log-receive.h"
+#include "log-sink.h"
 #include "log-sync.h"
 
 #define LOG_BUS_NAME "org.hybridos.Log1"
@@ -24,6 +25,7 @@ typedef struct log_bus log_bus;
 typedef struct log_counters {
     uint64_t malformed;
     log_receive_statistics receive;
+    log_sink_statistics sink;
 } log_counters;
 
 typedef struct log_bus_options {

@@ -337,7 +337,8 @@ bool log_filter_matches(const log_filter *f, const log_record *r, const log_file
 
 static bool wanted_stream(const log_walk *w, log_stream s)
 {
-    return (s == LOG_STREAM_AUDIT) == w->filter->audit && log_book_store(w->book, s);
+    return (w->filter->both || (s == LOG_STREAM_AUDIT) == w->filter->audit) &&
+           log_book_store(w->book, s);
 }
 
 void log_walk_start(log_walk *w, log_book *b, const log_filter *f)

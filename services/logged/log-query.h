@@ -24,6 +24,7 @@ typedef struct log_filter {
     uint8_t boot[16]; /* all zero: any */
     uint8_t severity; /* this and worse, if has_severity */
     bool has_severity, has_uid, audit, backwards;
+    bool both;    /* the log and the audit, in one order */
     uint32_t uid;   /* if has_uid: records of this one only */
     uint64_t limit; /* 0: none */
 } log_filter;

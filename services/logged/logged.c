@@ -8,6 +8,7 @@
 #include "log-journal.h"
 #include "log-native.h"
 #include "log-receive.h"
+#include "log-remote.h"
 #include "log-responder.h"
 
 #define STATE_DIRECTORY "/var/lib/hybridos/logged"
@@ -18,6 +19,7 @@
 typedef struct Settings {
     log_settings log;
     char **listen, **allow; /* syslog of other nodes */
+    log_remote_settings remote;
 } Settings;
 
 typedef struct Manager {
@@ -30,6 +32,7 @@ typedef struct Manager {
     log_native *native;
     log_journal *journal;
     log_receive *receive; /* NULL: nothing listens */
+    log_remote *remote;   /* NULL: no sink */
     log_bus *bus;
     log_responder *responder;
     sd_event_source *tick;
@@ -55,6 +58,14 @@ static const hybus_setting settings_table[] = {
     {"syslog", "Allow", HYBUS_SETTING_STRINGS, offsetof(Settings, allow), "127.0.0.0/8 ::1"},
     {"syslog", "RateBurst", HYBUS_SETTING_UINT, offsetof(Settings, log.node_burst), "1000", 0,
      1000000000u},
+    {"sink", "Address", HYBUS_SETTING_STRING, offsetof(Settings, remote.address), ""},
+    {"sink", "Protocol", HYBUS_SETTING_STRING, offsetof(Settings, remote.protocol), "syslog"},
+    {"sink", "Authority", HYBUS_SETTING_STRING, offsetof(Settings, remote.authority), ""},
+    {"sink", "ServerName", HYBUS_SETTING_STRING, offsetof(Settings, remote.server_name), ""},
+    {"sink", "Certificate", HYBUS_SETTING_STRING, offsetof(Settings, remote.certificate), ""},
+    {"sink", "Key", HYBUS_SETTING_STRING, offsetof(Settings, remote.key), ""},
+    {"sink", "Priority", HYBUS_SETTING_STRING, offsetof(Settings, remote.priority), "debug"},
+    {"sink", "Audit", HYBUS_SETTING_BOOL, offsetof(Settings, remote.audit), "no"},
     {},
 };
 
@@ -65,6 +76,7 @@ static void manager_done(Manager *m)
     log_journal_free(m->journal);
     log_native_free(m->native);
     log_receive_free(m->receive);
+    log_remote_free(m->remote);
     log_pipes_free(m->pipes);
     log_sync_free(m->sync);
     sd_event_source_disable_unref(m->tick);
@@ -79,6 +91,8 @@ static int adopt_settings(Manager *m, const Settings *from)
     const char *bad;
     int r;
 
+    if (log_remote_check(&from->remote, &bad) < 0)
+        return hybus_log_errno(LOG_ERR, -EINVAL, "[sink] %s", bad);
     if (log_storage_parse(settings.storage_name, &settings.storage) < 0)
         return hybus_log_errno(LOG_ERR, -EINVAL,
                                "Storage=%s is none of persistent, volatile and split",
@@ -93,6 +107,19 @@ static int adopt_settings(Manager *m, const Settings *from)
     return 0;
 }
 
+/* Anew: its files may be others. A log that cannot be sent elsewhere is kept all the same. */
+static void open_sink(Manager *m, hybus_daemon *d)
+{
+    const Settings *settings = hybus_daemon_settings(d);
+    int r;
+
+    log_remote_free(m->remote);
+    m->remote = NULL;
+    r = log_remote_new(m->event, m->book, &settings->remote, m->settings.sync_interval, &m->remote);
+    if (r < 0)
+        hybus_log_errno(LOG_ERR, r, "Cannot set up the sink; the log stays here");
+}
+
 static int reload(hybus_daemon *d, void *userdata)
 {
     Manager *m = userdata;
@@ -102,6 +129,7 @@ static int reload(hybus_daemon *d, void *userdata)
         return r;
     if (m->receive)
         log_receive_allow(m->receive, &m->allowed);
+    open_sink(m, d);
     if (log_book_set_settings(m->book, &m->settings))
         hybus_notice("Storage and sizes change when h-logged is started anew");
     log_bus_settings_changed(m->bus);
@@ -154,6 +182,7 @@ static void on_stored(log_book *b, void *userdata)
 
     log_pipes_wake(m->pipes);
     log_responder_wake(m->responder);
+    log_remote_wake(m->remote);
     if (!m->ticking && sd_event_source_set_time_relative(m->tick, HOUSEKEEPING_USEC) >= 0 &&
         sd_event_source_set_enabled(m->tick, SD_EVENT_ONESHOT) >= 0)
         m->ticking = true;
@@ -167,7 +196,8 @@ static int open_book(Manager *m)
     log_book_options o = {.settings = &m->settings,
                           .state_directory = STATE_DIRECTORY,
                           .runtime_directory = RUNTIME_DIRECTORY,
-                          .now = log_clock_now()};
+                          .now = log_clock_now(),
+                          .seq_floor = log_remote_saved()};
     log_store_statistics st;
     int r;
 
@@ -198,6 +228,7 @@ static void counters(log_counters *ret, void *userdata)
     ret->malformed = log_native_malformed(m->native);
     if (m->receive)
         log_receive_statistics_get(m->receive, &ret->receive);
+    log_remote_statistics(m->remote, &ret->sink);
 }
 
 static int open_native(Manager *m, hybus_daemon *d)
@@ -281,6 +312,7 @@ static int set_up(Manager *m, hybus_daemon *d)
     r = log_journal_new(m->event, m->book, RUNTIME_DIRECTORY "/journal.cursor", &m->journal);
     if (r < 0)
         hybus_log_errno(LOG_ERR, r, "Cannot read the journal; what comes by it is not taken in");
+    open_sink(m, d);
     r = hybus_daemon_connect(d);
     if (r < 0)
         return r;
