@@ -159,7 +159,6 @@ static void put_nodes_data(out *o, const log_record *r)
 
 static void put_structured_data(out *whole, const log_found *found)
 {
-    static const char *const sources[] = {"", "native", "journal", "kernel", "syslog", "self"};
     const log_record *r = found->record;
     out o = {.at = whole->at, .end = whole->at + SD_ROOM - 2};
     char boot[33];
@@ -176,8 +175,7 @@ static void put_structured_data(out *whole, const log_found *found)
             snprintf(boot + 2 * i, 3, "%02x", found->boot[i]);
         put_param(&o, "boot", 4, boot, 32);
     }
-    if (r->source < ELEMENTS(sources))
-        put_param(&o, "source", 6, sources[r->source], strlen(sources[r->source]));
+    put_param(&o, "source", 6, log_source_name(r->source), strlen(log_source_name(r->source)));
     if (r->uid != LOG_NOBODY)
         put_number(&o, "uid", r->uid);
     log_record_fields(r, &fields);

@@ -41,8 +41,11 @@ static int parse_span(const char *s, uint64_t *ret)
     } units[] = {
         {"us", 1},          {"ms", 1000},         {"s", SECOND},         {"min", 60 * SECOND},
         {"m", 60 * SECOND}, {"h", 3600 * SECOND}, {"d", 86400 * SECOND}, {"w", 604800 * SECOND},
-        {"", SECOND}};
-    char *end;
+        {"", SECOND},       {"sec", SECOND},      {"second", SECOND},    {"minute", 60 * SECOND},
+        {"hour", 3600 * SECOND},                  {"day", 86400 * SECOND},
+        {"week", 604800 * SECOND}};
+    char *end, name[16];
+    size_t size;
     double n;
 
     if (s[0] < '0' || s[0] > '9')
@@ -50,8 +53,14 @@ static int parse_span(const char *s, uint64_t *ret)
     n = strtod(s, &end);
     while (*end == ' ')
         end++;
+    size = strlen(end);
+    if (size >= sizeof(name))
+        return -EINVAL;
+    strcpy(name, end);
+    if (size > 3 && name[size - 1] == 's') /* "2 hours" */
+        name[size - 1] = '\0';
     for (size_t i = 0; i < ELEMENTS(units); i++)
-        if (streq(end, units[i].name) && n * (double)units[i].usec < 4e18) {
+        if (streq(name, units[i].name) && n * (double)units[i].usec < 4e18) {
             *ret = (uint64_t)(n * (double)units[i].usec);
             return 0;
         }
@@ -87,6 +96,38 @@ static int parse_date(const char *s, uint64_t *ret)
     return -EINVAL;
 }
 
+/* "15:31" and "15:31:16", today; -EINVAL. */
+static int parse_clock(const char *s, uint64_t now, uint64_t *ret)
+{
+    time_t t = (time_t)(now / SECOND);
+    struct tm tm, clock = {};
+    const char *rest = strptime(s, "%H:%M:%S", &clock) ?: strptime(s, "%H:%M", &clock);
+
+    if (!rest || *rest)
+        return -EINVAL;
+    localtime_r(&t, &tm);
+    tm.tm_hour = clock.tm_hour;
+    tm.tm_min = clock.tm_min;
+    tm.tm_sec = clock.tm_sec;
+    tm.tm_isdst = -1;
+    t = mktime(&tm);
+    *ret = t > 0 ? (uint64_t)t * SECOND : 0;
+    return 0;
+}
+
+/* "2 hours ago"; -EINVAL. */
+static int parse_ago(const char *s, uint64_t *ret)
+{
+    static const char ago[] = " ago";
+    size_t size = strlen(s), tail = sizeof(ago) - 1;
+    char span[32];
+
+    if (size <= tail || size - tail >= sizeof(span) || !streq(s + size - tail, ago))
+        return -EINVAL;
+    snprintf(span, sizeof(span), "%.*s", (int)(size - tail), s);
+    return parse_span(span, ret);
+}
+
 int log_time_parse(const char *s, uint64_t now, uint64_t *ret)
 {
     uint64_t span;
@@ -107,7 +148,9 @@ int log_time_parse(const char *s, uint64_t now, uint64_t *ret)
     } else if (s[0] == '-') {
         if (parse_span(s + 1, &span) < 0)
             return -EINVAL;
-    } else if (parse_date(s, ret) == 0)
+    } else if (parse_ago(s, &span) == 0)
+        ;
+    else if (parse_date(s, ret) == 0 || parse_clock(s, now, ret) == 0)
         return 0;
     else
         return parse_span(s[0] == '@' ? s + 1 : s, ret);
@@ -223,6 +266,11 @@ int log_filter_set(log_filter *f, const char *name, const char *value, uint64_t 
         return parse_flag(value, &f->backwards);
     if (streq(name, "audit"))
         return parse_flag(value, &f->audit);
+    if (streq(name, "source")) {
+        log_source source = log_source_of(value);
+        f->source = source < LOG_SOURCE_END ? (uint8_t)source : f->source;
+        return source < LOG_SOURCE_END ? 0 : -EINVAL;
+    }
     if (streq(name, "priority")) {
         r = parse_severity(value, &f->severity);
         f->has_severity = f->has_severity || r >= 0;
@@ -242,14 +290,10 @@ int log_filter_set(log_filter *f, const char *name, const char *value, uint64_t 
 /* --- matching ------------------------------------------------------------------------------------
  */
 
-static bool unit_matches(const char *wanted, const log_field *field)
+static bool one_unit_matches(const char *wanted, const char *unit)
 {
-    char unit[256], full[LOG_FILTER_TEXT_MAX + 16];
+    char full[LOG_FILTER_TEXT_MAX + 16];
 
-    if (field->size >= sizeof(unit))
-        return false;
-    memcpy(unit, field->value, field->size);
-    unit[field->size] = '\0';
     if (fnmatch(wanted, unit, 0) == 0)
         return true;
     if (strchr(wanted, '.'))
@@ -259,6 +303,21 @@ static bool unit_matches(const char *wanted, const log_field *field)
         return true;
     snprintf(full, sizeof(full), "h-%s.service", wanted);
     return fnmatch(full, unit, 0) == 0;
+}
+
+static bool unit_matches(const char *wanted, const log_field *field)
+{
+    char unit[256], list[LOG_FILTER_TEXT_MAX + 1], *rest = list, *one;
+
+    if (field->size >= sizeof(unit))
+        return false;
+    memcpy(unit, field->value, field->size);
+    unit[field->size] = '\0';
+    snprintf(list, sizeof(list), "%s", wanted);
+    while ((one = strsep(&rest, " ")))
+        if (*one && one_unit_matches(one, unit))
+            return true;
+    return false;
 }
 
 static bool value_is(const log_field *field, const char *value)
@@ -322,7 +381,7 @@ bool log_filter_matches(const log_filter *f, const log_record *r, const log_file
         return false;
     if (f->has_severity && log_record_severity(r) > f->severity)
         return false;
-    if (f->has_uid && r->uid != f->uid)
+    if ((f->has_uid && r->uid != f->uid) || (f->source && r->source != f->source))
         return false;
     if (memcmp(f->boot, any, sizeof(any)) != 0) {
         const uint8_t *boot = log_file_boot_id(head, r->boot);

@@ -515,7 +515,7 @@ static int on_time(sd_event_source *source, uint64_t usec, void *userdata)
         s->poll = MIN_OF(2 * s->poll, POLL_MAX_USEC);
         look_what_arrived(s);
     }
-    if ((s->on_way.n > 0 || s->state == SINK_HELLO) && now - s->progress >= LOG_SINK_STALL_USEC)
+    if ((s->on_way.n > 0 || s->state == SINK_HELLO) && now >= s->progress + LOG_SINK_STALL_USEC)
         log_sink_lost(s, -ETIMEDOUT, "Nothing arrives any more");
     else if (s->state == SINK_UP)
         pump(s);

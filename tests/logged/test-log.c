@@ -262,6 +262,10 @@ static void test_filters(void **state)
     assert_string_equal(find_by("unit", "h-httpd.service"), "Hello ");
     assert_string_equal(find_by("unit", "h-*"), "Hello world ");
     assert_string_equal(find_by("unit", "http"), "");
+    assert_string_equal(find_by("unit", "httpd thermo"), "Hello HELLO again ");
+    assert_string_equal(find_by("unit", "logg* nothing  httpd"), "Hello world ");
+    assert_string_equal(find_by("source", "native"), "Hello world HELLO again nobody ");
+    assert_string_equal(find_by("source", "kernel"), "");
     assert_string_equal(find_by("priority", "warning"), "world nobody ");
     assert_string_equal(find_by("priority", "3"), "world ");
     assert_string_equal(find_by("text", "hello"), "Hello HELLO again ");
@@ -284,6 +288,8 @@ static void test_filters(void **state)
     assert_string_equal(find_by("field", "PIN=1234"), "");
 
     assert_int_equal(log_filter_set(&f, "priority", "loud", 0), -EINVAL);
+    assert_int_equal(log_filter_set(&f, "source", "radio", 0), -EINVAL);
+    assert_int_equal(log_filter_set(&f, "source", "", 0), -EINVAL);
     assert_int_equal(log_filter_set(&f, "priority", "8", 0), -EINVAL);
     assert_int_equal(log_filter_set(&f, "limit", "-1", 0), -EINVAL);
     assert_int_equal(log_filter_set(&f, "since", "soon", 0), -EINVAL);
@@ -313,6 +319,19 @@ static void test_times(void **state)
     assert_int_equal(t, 1699996400 * SECOND);
     assert_int_equal(log_time_parse("-2 min", 1700000000 * SECOND, &t), 0);
     assert_int_equal(t, 1699999880 * SECOND);
+    assert_int_equal(log_time_parse("2 hours ago", 1700000000 * SECOND, &t), 0);
+    assert_int_equal(t, 1699992800 * SECOND);
+    assert_int_equal(log_time_parse("1 day ago", 1700000000 * SECOND, &t), 0);
+    assert_int_equal(t, 1699913600 * SECOND);
+    assert_int_equal(log_time_parse("90s ago", 1700000000 * SECOND, &t), 0);
+    assert_int_equal(t, 1699999910 * SECOND);
+    assert_int_equal(log_time_parse("15:31", 1795534276 * SECOND, &t), 0);
+    assert_int_equal(t, 1795534260 * SECOND);
+    assert_int_equal(log_time_parse("09:05:07", 1795534276 * SECOND, &t), 0);
+    assert_int_equal(t, 1795511107 * SECOND);
+    assert_int_equal(log_time_parse("25:00", 1795534276 * SECOND, &t), -EINVAL);
+    assert_int_equal(log_time_parse(" ago", 5, &t), -EINVAL);
+    assert_int_equal(log_time_parse("2 moons ago", 5, &t), -EINVAL);
     assert_int_equal(log_time_parse("yesterday", 1795534276 * SECOND, &t), 0);
     assert_int_equal(t, 1795392000 * SECOND);
     assert_int_equal(log_time_parse("-9999999999d", 5, &t), -EINVAL);

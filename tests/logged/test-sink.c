@@ -29,7 +29,7 @@ static struct {
     uint8_t *wire; /* of this connection */
     size_t sent, delivered, acknowledged;
     size_t bounds[4096], n_bounds; /* ends of what was sent at once: it is delivered whole or not at all */
-    bool open, reachable, full, relp;
+    bool open, reachable, full, relp, slow;
     log_syslog_stream stream;
     size_t taken; /* RELP: bytes taken apart */
     uint64_t *cursors;
@@ -137,6 +137,10 @@ static uint64_t road_sent(void *userdata)
 
 static uint64_t road_acknowledged(void *userdata)
 {
+    uint64_t start = log_clock_now().monotonic;
+
+    while (server.slow && log_clock_now().monotonic < start + 100)
+        ;
     return server.acknowledged;
 }
 
@@ -251,7 +255,7 @@ static int begin(void **state)
                                  .retry = 1,
                                  .severity = LOG_DEBUG};
     server.reachable = true;
-    server.relp = server.full = false;
+    server.relp = server.full = server.slow = false;
     server.n = server.again = 0;
     server.newest = server.missed = 0;
     server.opened = 0;
@@ -495,6 +499,25 @@ static void test_overwritten(void **state)
     assert_true(server.missed > 10000);
     assert_int_equal(statistics().missed, server.missed);
     assert_int_equal(server.n + server.missed, log_book_newest(book) - first + 1);
+}
+
+/* Part of it has arrived a moment after the loop looked at the clock: that is no reason to give up. */
+static void test_progress_is_progress(void **state)
+{
+    start_sink();
+    connected();
+    for (unsigned i = 0; i < 1000; i++)
+        say(LOG_INFO, "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx");
+    while (server.n_bounds < 3)
+        turn();
+    server.slow = true;
+    server.acknowledged = server.bounds[0];
+    while (statistics().acknowledged == 0)
+        turn();
+    assert_true(statistics().connected);
+    assert_int_equal(statistics().failures, 0);
+    server.slow = false;
+    all_arrived();
 }
 
 /* A server that takes nothing: a bounded number of chunks, and the ring does not wait. */
@@ -749,6 +772,7 @@ int main(void)
         TEST(test_known_comes_once),
         TEST(test_reset_is_doubt),
         TEST(test_overwritten),
+        TEST(test_progress_is_progress),
         TEST(test_bounded),
         TEST(test_what_is_sent),
         TEST(test_long_messages),
