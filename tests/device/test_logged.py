@@ -334,3 +334,111 @@ def test_syslog_on_port_514(device):
     finally:
         device.run("systemctl", "stop", socket, "h-logged.service", check=True)
         device.run("systemctl", "start", "h-logged.service", check=True)
+
+
+def test_senders_never_wait(device, settings):
+    """With h-logged stopped and its socket full, a program goes on; what it had to give up is on record afterwards."""
+    settings("[log]\nRateBurst = 0\n")
+    flood, fifo = device.program("log-flood"), "/run/hybridos-tests/flood-fifo"
+    device.run("sh", "-c", f"rm -f {fifo}; mkfifo {fifo}", check=True)
+    keeper = device.popen("sh", "-c", f"exec 3<>{fifo}; echo ready; exec sleep 300", stdout=subprocess.PIPE, text=True)
+    count = 40000
+    assert keeper.stdout.readline() == "ready\n"
+    device.run("systemctl", "kill", "-s", "STOP", "h-logged.service", check=True)
+    try:
+        device.run("systemd-run", "--unit", "log-flood.service", "--collect", f"--property=StandardInput=file:{fifo}",
+                   flood, str(count), check=True)
+        done = ["journalctl", "-u", "log-flood.service", "-o", "cat", "--no-pager"]
+        device.wait(lambda: "done" in device.run(*done).stdout.splitlines(), "the program has gone on", 25)
+    finally:
+        device.run("systemctl", "kill", "-s", "CONT", "h-logged.service", check=True)
+    device.run("sh", "-c", f"echo > {fifo}", check=True)
+    last = wait_for(device, 1, "-t", "log-flood", "-g", "one more")[0]
+    keeper.kill()
+    keeper.wait()
+    device.run("systemctl", "stop", "log-flood.service")
+    gave_up = read(device, "-g", "had to give up", "-u", "log-flood.service")
+    assert last["UNIT"] == "log-flood.service" and len(gave_up) == 1
+    stored = read(device, "-t", "log-flood", "-g", "flooding")
+    newest = [int(r["MESSAGE"].split()[1]) for r in stored]
+    assert newest == list(range(newest[0], newest[0] + len(newest)))
+    # The ring may have overwritten the first ones.
+    assert newest[-1] + 1 + int(gave_up[0]["DROPPED"]) == count
+
+
+def test_the_kernel(device):
+    """Its messages come by the journal: here through a pipe in the place of /dev/kmsg, which a container has none of."""
+    if device.run("test", "-e", "/dev/kmsg").returncode == 0:
+        pytest.skip("the device has a /dev/kmsg of its own")
+    keeper = None
+    try:
+        # Open before anybody else opens it, who would wait for a reader.
+        keeper = device.popen("sh", "-c", "mkfifo /dev/kmsg.new; exec 3<>/dev/kmsg.new; mv /dev/kmsg.new /dev/kmsg; echo ready;"
+                              "exec sleep 300", stdout=subprocess.PIPE, text=True)
+        assert keeper.stdout.readline() == "ready\n"
+        device.run("systemctl", "restart", "systemd-journald.service", check=True)
+        device.run("sh", "-c", r"printf '3,1,1000000,-;usb 1-1: device descriptor read/64, error -71\n' > /dev/kmsg", check=True)
+        record = wait_for(device, 1, "-k", "-g", "usb 1-1")[0]
+        assert (record["source"], record["priority"], record["facility"]) == ("kernel", 3, 0)
+        assert "UNIT" not in record
+        shown = device.run("h-logread", "-k", "-g", "usb 1-1", "-o", "short-monotonic", check=True).stdout
+        assert re.fullmatch(r"\[ *\d+\.\d{6}\] kernel: usb 1-1: .*\n", shown)
+    finally:
+        device.run("rm", "-f", "/dev/kmsg")
+        device.run("systemctl", "restart", "systemd-journald.service", check=True)
+        if keeper:
+            keeper.kill()
+            keeper.wait()
+    # The journal's restart broke nothing.
+    device.run("systemd-run", "--wait", "--unit", "after-journald.service", "echo", "after-journald", check=True)
+    wait_for(device, 1, "-t", "echo", "-g", "after-journald")
+
+
+def test_reading_as_with_journalctl(device):
+    """What fingers know: each of these does what it does there."""
+    for number, level in enumerate(("err", "info", "debug")):
+        send(device, (1, None, f"reading {number}".encode()), (3, None, b"reader-test"), priority=24 + (3, 6, 7)[number])
+    wait_for(device, 3, "-t", "reader-test")
+
+    def shown(*arguments):
+        return device.run("h-logread", "-t", "reader-test", "-o", "cat", *arguments, check=True).stdout.split("\n")[:-1]
+    everything = ["reading 0", "reading 1", "reading 2"]
+    assert shown() == shown("-b") == shown("-b", "0") == shown("-b0") == shown("--boot") == everything
+    assert shown("-r") == everything[::-1] and shown("-n", "2") == everything[1:] and shown("-n1") == everything[2:]
+    assert shown("-e") == everything and shown("-r", "-n", "1") == everything[2:]
+    assert shown("-p", "err") == everything[:1] and shown("-p", "6") == everything[:2]
+    assert shown("--since", "1 hour ago") == shown("-S", "-1h") == shown("--until", "now") == everything
+    assert shown("--since", "2020-01-01", "--until", "2020-01-02") == shown("-U", "1 hour ago") == []
+    assert shown("-g", "READING 1") == shown("--grep=reading 1") == everything[1:2]
+    assert shown("-u", "nothing", "-u", "nobody") == []
+    boots = device.run("h-logread", "--list-boots", check=True).stdout.splitlines()
+    number, boot = boots[-1].split()[:2]
+    assert number == "0" and boot == device.run("cat", "/proc/sys/kernel/random/boot_id").stdout.replace("-", "").strip()
+    assert shown("-b", boot) == everything
+    assert device.run("h-logread", "-b", "-99").returncode == 1 and device.run("h-logread", "-b", "soon").returncode == 1
+    ring = "/run/hybridos/logged/main.hlog"
+    assert shown("--file", ring) == shown("--file", ring, "-b") == everything[1:]
+    lines = {style: device.run("h-logread", "-t", "reader-test", "-n", "1", "-o", style, check=True).stdout.rstrip("\n")
+             for style in ("short", "short-iso", "short-precise", "short-monotonic", "json", "verbose")}
+    assert re.fullmatch(r"[A-Z][a-z]{2} \d\d \d\d:\d\d:\d\d reader-test\[\d+\]: reading 2", lines["short"])
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d reader-test\[\d+\]: reading 2", lines["short-iso"])
+    assert re.fullmatch(r"[A-Z][a-z]{2} \d\d \d\d:\d\d:\d\d\.\d{6} reader-test\[\d+\]: reading 2", lines["short-precise"])
+    assert re.fullmatch(r"\[ *\d+\.\d{6}\] reader-test\[\d+\]: reading 2", lines["short-monotonic"])
+    assert json.loads(lines["json"])["MESSAGE"] == "reading 2" and "    MESSAGE=reading 2" in lines["verbose"].splitlines()
+    for wrong in (["-o", "short-loud"], ["-o", "record"], ["-p", "loud"], ["-n", "x"], ["-S", "soon"], ["lower=1"], ["-f", "-r"]):
+        assert device.run("h-logread", *wrong).returncode == 1, wrong
+
+
+def test_colours_and_the_pager(device):
+    send(device, (1, None, b"coloured"), (3, None, b"colour-test"), priority=24 + 3)
+    wait_for(device, 1, "-t", "colour-test")
+    plain = device.run("h-logread", "-t", "colour-test", check=True).stdout
+    coloured = device.run("h-logread", "--color=always", "-t", "colour-test", check=True).stdout
+    assert "\x1b" not in plain and "\x1b[1;31mcoloured\x1b[0m" in coloured
+    # On a terminal: colours, and the pager reads it all.
+    on_terminal = ["script", "--quiet", "--return", "--command"]
+    pager = "H_LOGREAD_PAGER=\"sed s/^/PAGED:/\" h-logread -t colour-test"
+    shown = device.run(*on_terminal, pager, "/dev/null", check=True).stdout
+    assert "PAGED:" in shown and "\x1b[1;31mcoloured" in shown
+    shown = device.run(*on_terminal, f"NO_COLOR=1 {pager} --no-pager", "/dev/null", check=True).stdout
+    assert "PAGED:" not in shown and "\x1b" not in shown
