@@ -10,6 +10,7 @@
 #include "log-format.h"
 #include "log-native.h"
 #include "log-responder.h"
+#include "log-syslog.h"
 
 #define SECOND 1000000ull
 
@@ -446,6 +447,79 @@ static void test_formats(void **state)
     assert_string_equal(format("plain", (log_look){.format = LOG_FORMAT_CAT}), "plain\n");
 }
 
+/* --- memory
+ * ------------------------------------------------------------------------------------------- */
+
+#ifndef __SANITIZE_ADDRESS__
+static size_t allocations;
+
+void *__libc_malloc(size_t size);
+void *__libc_calloc(size_t n, size_t size);
+void *__libc_realloc(void *p, size_t size);
+
+void *malloc(size_t size)
+{
+    allocations++;
+    return __libc_malloc(size);
+}
+
+void *calloc(size_t n, size_t size)
+{
+    allocations++;
+    return __libc_calloc(n, size);
+}
+
+void *realloc(void *p, size_t size)
+{
+    allocations++;
+    return __libc_realloc(p, size);
+}
+
+static int say_as_node(unsigned i)
+{
+    static uint8_t fields[LOG_SYSLOG_FIELDS_MAX];
+    char text[128];
+    log_syslog s;
+    int n = snprintf(text, sizeof(text), "<34>1 - h app %u - [a@1 b=\"c\"] message %u", i, i);
+
+    if (log_syslog_parse(text, (size_t)n, &s) < 0)
+        return -EBADMSG;
+    return log_book_append(book,
+                           &(log_entry){.when = now,
+                                        .uid = LOG_NOBODY,
+                                        .priority = s.priority,
+                                        .source = LOG_SOURCE_SYSLOG,
+                                        .unit = "syslog@192.0.2.1",
+                                        .peer = "192.0.2.1",
+                                        .fields = fields,
+                                        .size = log_syslog_fields(&s, fields)},
+                           now, NULL);
+}
+
+/* From the receive buffer to the ring, however many records and senders: not one allocation. */
+static void test_no_allocation(void **state)
+{
+    size_t before, limited = 0;
+    char unit[32];
+
+    settings.rate_burst = 100;
+    settings.node_burst = 20000;
+    open_book(LOG_STORAGE_SPLIT);
+    before = allocations;
+    for (unsigned i = 0; i < 50000; i++) {
+        snprintf(unit, sizeof(unit), "unit-%u.service", i % 1000);
+        limited += say_as(i % 7, unit, (uint8_t)(i % 8), "some text") == 0;
+        limited += say_as_node(i) == 0;
+        if (i % 1000 == 0) {
+            now.monotonic += SECOND;
+            log_book_tick(book, now);
+        }
+    }
+    assert_int_equal(allocations, before);
+    assert_true(limited > 1000);
+}
+#endif
+
 /* --- datagrams
  * --------------------------------------------------------------------------------------- */
 
@@ -591,6 +665,9 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_overtaken, fresh, done),
         cmocka_unit_test_setup_teardown(test_overtaken_in_one_ring, fresh, done),
         cmocka_unit_test_setup_teardown(test_formats, fresh, done),
+#ifndef __SANITIZE_ADDRESS__
+        cmocka_unit_test_setup_teardown(test_no_allocation, fresh, done),
+#endif
         cmocka_unit_test_setup_teardown(test_datagrams, fresh, done),
         cmocka_unit_test(test_requests),
         cmocka_unit_test(test_units),
