@@ -686,8 +686,10 @@ static void test_relp(void **state)
     start_sink();
     connected();
     say(LOG_INFO, "one");
-    say(LOG_INFO, "two");
     while (server.n_bounds < 2)
+        turn();
+    say(LOG_INFO, "two");
+    while (server.n_bounds < 3)
         turn();
     assert_non_null(memmem(server.wire, server.sent, "\n2 syslog ", 10));
     assert_non_null(memmem(server.wire, server.sent, "\n3 syslog ", 10));
