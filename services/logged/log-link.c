@@ -286,12 +286,24 @@ static int begin_lookup(log_link *l)
     return r;
 }
 
+/* The unit is closed unless somebody has opened it. Without this the reason would be that a name is not found. */
+static bool has_network(void)
+{
+    _cleanup_(closep) int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    return fd >= 0 || errno != EAFNOSUPPORT;
+}
+
 static int link_open(void *userdata)
 {
     log_link *l = userdata;
     int r;
 
     l->turn++;
+    if (!has_network()) {
+        lost(l, -EAFNOSUPPORT, LOG_LINK_NO_NETWORK);
+        return 0;
+    }
     r = make_context(l);
     if (r == -EKEYREJECTED) {
         lost(l, r, l->why);

@@ -11,6 +11,9 @@
 #define LOG_LINK_DEAD_MSEC 30000u                /* the other machine says nothing to what we send */
 #define LOG_LINK_SEND_BUFFER (256 * 1024)
 
+#define LOG_LINK_NO_NETWORK                                                                        \
+    "h-logged has no network; see /usr/lib/hybridos/h-logged-network.conf"
+
 typedef struct log_link_options {
     const char *host, *port;
     const char *name;      /* that the certificate must bear: a host name or an address */

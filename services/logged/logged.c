@@ -6,6 +6,7 @@
 
 #include "log-bus.h"
 #include "log-journal.h"
+#include "log-link.h"
 #include "log-native.h"
 #include "log-receive.h"
 #include "log-remote.h"
@@ -267,6 +268,8 @@ static int open_receive(Manager *m, hybus_daemon *d)
     }
     for (char **l = settings->listen; l && *l; l++, n++) {
         r = log_receive_listen(m->receive, *l);
+        if (r == -EAFNOSUPPORT)
+            return hybus_log_errno(LOG_ERR, r, "[syslog] Listen: " LOG_LINK_NO_NETWORK);
         if (r < 0)
             return hybus_log_errno(LOG_ERR, r,
                                    "[syslog] Listen: cannot listen on %s (\"udp:ADDRESS:PORT\", "

@@ -11,6 +11,7 @@ import pytest
 
 HERE = "/run/hybridos-tests/log-server"
 NETWORK, DEVICE, SERVER = "log-server", "10.214.7.1", "10.214.7.2"
+UNIT_DROP_IN = "/run/systemd/system/h-logged.service.d"
 DROP_IN = "/run/hybridos/config/logged.conf.d/test-sink.conf"
 SENDER = """
 import socket, struct, sys, time
@@ -118,20 +119,34 @@ def server(device, tmp_path_factory):
     hosts = device.run("cat", "/etc/hosts").stdout
     device.write("/etc/hosts", hosts + f"\n{SERVER} logs.test other.test\n")
     yield Server(device)
+    device.run("rm", "-rf", UNIT_DROP_IN, check=True)
+    device.run("systemctl", "daemon-reload", check=True)
+    device.run("systemctl", "restart", "h-logged.service", check=True)
     device.write("/etc/hosts", hosts)
     device.run("ip", "link", "delete", "log-server0", check=True)
     device.run("ip", "netns", "delete", NETWORK, check=True)
     device.run("rm", "-r", HERE, check=True)
 
 
+def open_network(device):
+    """As the drop-in itself says."""
+    if device.run("test", "-e", UNIT_DROP_IN).returncode:
+        device.run("mkdir", "-p", UNIT_DROP_IN, check=True)
+        device.run("ln", "-s", "/usr/lib/hybridos/h-logged-network.conf", UNIT_DROP_IN, check=True)
+        device.run("systemctl", "daemon-reload", check=True)
+        device.run("systemctl", "restart", "h-logged.service", check=True)
+
+
 @pytest.fixture
 def sink(device, server):
     """Configures the sink; at the end there is none."""
-    def put(address="logs.test", restart=False, **more):
+    def put(address="logs.test", network=True, **more):
+        if network:
+            open_network(device)
         lines = {"Address": address, "Authority": f"{HERE}/ca.pem", **more}
         device.run("mkdir", "-p", DROP_IN.rsplit("/", 1)[0], check=True)
         device.write(DROP_IN, "[log]\nRateBurst = 0\n[sink]\n" + "".join(f"{k} = {v}\n" for k, v in lines.items()))
-        device.run("systemctl", "restart" if restart else "reload", "h-logged.service", check=True)
+        device.run("systemctl", "reload", "h-logged.service", check=True)
     yield put
     server.link("up")
     device.run("rm", "-f", DROP_IN, check=True)
@@ -165,6 +180,15 @@ def sending(device, text, count, pause):
     finally:
         process.kill()
         process.wait()
+
+
+def test_closed_unless_opened(device, server, sink):
+    """The unit has no network of itself, and says what to do."""
+    sink(network=False)
+    device.wait(lambda: statistics(device)["sink-failures"] > 0, "it cannot connect")
+    note = device.run("h-logread", "-o", "cat", "-n", "1", "-g", "The log does not go to", check=True).stdout
+    assert "/usr/lib/hybridos/h-logged-network.conf" in note
+    assert device.run("test", "-f", "/usr/lib/hybridos/h-logged-network.conf").returncode == 0
 
 
 def test_records_arrive_once(device, server, sink):

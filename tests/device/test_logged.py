@@ -47,10 +47,10 @@ def wait_for(device, count, *arguments, seconds=60):
 
 
 def test_our_daemons_log_here(device):
-    found = read(device, "-u", "httpd")
-    assert any("listening" in r["MESSAGE"] for r in found)
-    native = [r for r in found if r["source"] == "native"]
-    assert native, found
+    device.run("systemctl", "reload", "h-httpd.service", check=True)
+    device.wait(lambda: read(device, "-u", "httpd", "-g", "Configuration read again"), "what h-httpd says")
+    native = [r for r in read(device, "-u", "httpd") if r["source"] == "native"]
+    assert native
     uid = int(device.run("id", "-u", "h-httpd", check=True).stdout)
     assert all(r["uid"] == uid and r["UNIT"] == "h-httpd.service" and r["IDENTIFIER"] == "h-httpd" for r in native)
 
@@ -296,12 +296,24 @@ def settings(device):
     device.run("systemctl", "restart", "h-logged.service", check=True)
 
 
+@pytest.fixture
+def network(device):
+    """The drop-in that opens a network for h-logged."""
+    folder = "/run/systemd/system/h-logged.service.d"
+    device.run("mkdir", "-p", folder, check=True)
+    device.run("ln", "-s", "/usr/lib/hybridos/h-logged-network.conf", folder, check=True)
+    device.run("systemctl", "daemon-reload", check=True)
+    yield
+    device.run("rm", "-r", folder, check=True)
+    device.run("systemctl", "daemon-reload", check=True)
+
+
 def statistics(device):
     shown = device.run("h-logread", "--statistics", check=True).stdout
     return {name: int(value) for name, value in (line.split() for line in shown.splitlines())}
 
 
-def test_syslog_of_other_nodes(device, settings):
+def test_syslog_of_other_nodes(device, network, settings):
     """By h-logged's own sockets and by systemd's below 1024, from a program that Linux has had for decades."""
     settings("[syslog]\nListen = udp:127.0.0.1:1514 tcp:[::1]:1514\nAllow = 127.0.0.1 ::1\n")
     node = ["logger", "--socket-errors=on", "--priority", "local0.err", "--tag", "node-test"]
@@ -323,7 +335,7 @@ def test_syslog_of_other_nodes(device, settings):
 
 
 def test_syslog_on_port_514(device):
-    """The daemon itself has no right to open it."""
+    """The daemon itself has no right to open it, nor any network."""
     socket = "h-logged-syslog.socket"
     device.run("systemctl", "stop", "h-logged.service", check=True)
     try:
