@@ -5,6 +5,7 @@
 #include <sys/socket.h>
 
 #include "log-bus.h"
+#include "log-connection.h"
 #include "log-journal.h"
 #include "log-link.h"
 #include "log-native.h"
@@ -31,6 +32,7 @@ typedef struct Manager {
     log_pipes *pipes;
     log_sync *sync;
     log_native *native;
+    log_connections *connections;
     log_journal *journal;
     log_receive *receive; /* NULL: nothing listens */
     log_remote *remote;   /* NULL: no sink */
@@ -75,6 +77,7 @@ static void manager_done(Manager *m)
     log_responder_free(m->responder);
     log_bus_free(m->bus);
     log_journal_free(m->journal);
+    log_connections_free(m->connections);
     log_native_free(m->native);
     log_receive_free(m->receive);
     log_remote_free(m->remote);
@@ -226,7 +229,7 @@ static void counters(log_counters *ret, void *userdata)
 {
     const Manager *m = userdata;
 
-    ret->malformed = log_native_malformed(m->native);
+    ret->malformed = log_native_malformed(m->native) + log_connections_malformed(m->connections);
     if (m->receive)
         log_receive_statistics_get(m->receive, &ret->receive);
     log_remote_statistics(m->remote, &ret->sink);
@@ -235,13 +238,20 @@ static void counters(log_counters *ret, void *userdata)
 static int open_native(Manager *m, hybus_daemon *d)
 {
     const struct passwd *auditor = getpwnam(AUDIT_USER);
+    uint32_t audit_uid = auditor ? auditor->pw_uid : LOG_NOBODY;
     int r, fd = hybus_daemon_listen_fd(d, "native", AF_UNIX, SOCK_DGRAM);
 
     if (fd < 0)
         return hybus_log_errno(LOG_ERR, fd, "No socket came from h-logged.socket; start that unit");
     if (!auditor)
         hybus_warning("There is no user " AUDIT_USER "; nobody can write to the audit");
-    r = log_native_new(m->event, fd, m->book, auditor ? auditor->pw_uid : LOG_NOBODY, &m->native);
+    r = log_native_new(m->event, fd, m->book, audit_uid, &m->native);
+    if (r >= 0) {
+        /* The socket unit names both; an administrator's own may have the datagrams alone. */
+        fd = hybus_daemon_listen_fd(d, "native", AF_UNIX, SOCK_STREAM);
+        if (fd >= 0)
+            r = log_connections_new(m->event, fd, m->book, audit_uid, &m->connections);
+    }
     return r < 0 ? hybus_log_errno(LOG_ERR, r, "Cannot take records in") : 0;
 }
 
