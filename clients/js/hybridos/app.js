@@ -3,6 +3,7 @@
 // The app and its endpoints.
 
 const path = require('node:path');
+const log = require('./log.js');
 const wire = require('./wire.js');
 const { Response } = require('./request.js');
 const { Backoff, RegistrarLink, ServerLink } = require('./link.js');
@@ -105,13 +106,13 @@ class Endpoint {
 }
 
 /** Registers endpoints and answers for them. `registrar` is the path of its socket; by default $HYBRIDOS_REGISTRAR or the
- * usual place. `warn` is told what goes wrong; by default the standard error output. */
+ * usual place. `warn` is told what goes wrong; by default the log. */
 class App {
   #path; #finish = null; #timer = null;
 
   constructor(name = path.basename(process.argv[1] ?? 'app'), { registrar, warn } = {}) {
     this.name = name;
-    this.warn = warn ?? ((text) => console.error(`hybridos: ${text}`));
+    this.warn = warn ?? ((text) => log.warning(text));
     this.#path = registrar ?? process.env.HYBRIDOS_REGISTRAR ?? wire.REGISTRAR_SOCKET;
     this.endpoints = new Map();
     this.servers = new Map();

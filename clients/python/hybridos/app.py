@@ -12,6 +12,7 @@ from typing import Any, Awaitable, Callable, Iterable, Optional
 
 from . import wire
 from .link import NOTIFY_QUEUE_MAX, Backoff, RegistrarLink, ServerLink, log
+from .log import Handler as LogHandler
 from .request import Request
 
 NOTIFY_SIZE_MAX = 60 * 1024
@@ -174,6 +175,8 @@ class App:
         """Serves until stop(), inside a loop of your own."""
         loop = asyncio.get_running_loop()
         self.stopping = False
+        if not log.hasHandlers():  # nobody has said where to
+            log.addHandler(LogHandler())
         self._ended = loop.create_future()
         self.registrar = RegistrarLink(self, self._path)
         self._tasks[None] = loop.create_task(self.registrar.run())
