@@ -47,12 +47,62 @@ def wait_for(device, count, *arguments, seconds=60):
 
 
 def test_our_daemons_log_here(device):
-    device.run("systemctl", "reload", "h-httpd.service", check=True)
-    device.wait(lambda: read(device, "-u", "httpd", "-g", "Configuration read again"), "what h-httpd says")
-    native = [r for r in read(device, "-u", "httpd") if r["source"] == "native"]
-    assert native
-    uid = int(device.run("id", "-u", "h-httpd", check=True).stdout)
-    assert all(r["uid"] == uid and r["UNIT"] == "h-httpd.service" and r["IDENTIFIER"] == "h-httpd" for r in native)
+    listed = device.run("systemctl", "list-units", "--state=active", "--plain", "--no-legend", "h-*.service", check=True).stdout
+    units = {line.split()[0] for line in listed.splitlines()} - {"h-logged.service"}  # which has no news of itself
+    assert {"h-httpd.service", "h-securityd.service", "h-sysinfo.service"} <= units
+    for unit in sorted(units):
+        component = unit.removesuffix(".service")
+        # Each of them says something when it is made anew.
+        device.run("systemctl", "restart", unit, check=True)
+        uid = int(device.run("id", "-u", component, check=True).stdout)
+        found = []
+
+        def spoke():
+            found[:] = [r for r in read(device, "-u", unit) if r["source"] == "native"]
+            return found
+        device.wait(spoke, f"{unit} logs here")
+        assert all(r["uid"] == uid and r["UNIT"] == unit and r["IDENTIFIER"] == component for r in found), found
+    device.wait_healthy()
+
+
+PYTHON = """
+from hybridos import log
+log.set_identifier("sdk")
+log.warning("sdk-says", RAW=b"\\0\\xff", PIN=log.Secret("1234"))
+"""
+JAVASCRIPT = """
+const { log } = require('hybridos');
+log.setIdentifier('sdk');
+log.warning('sdk-says', { RAW: Buffer.of(0, 255), PIN: new log.Secret('1234') });
+"""
+
+
+@pytest.mark.parametrize("sdk", ["c", "python", "js"])
+def test_the_sdks_log_here(device, sdk):
+    """By a program in a unit of its own: h-logged knows who it was, whatever way it came."""
+    command = {"c": lambda: [device.program("conformance-log"), "fields"],
+               "python": lambda: ["python3", device.put_text(PYTHON, "sdk-log.py")],
+               "js": lambda: ["node", device.put_text(JAVASCRIPT, "sdk-log.js")]}[sdk]()
+    user, unit = device.user("log-sdk", "60976"), f"sdk-{sdk}.service"
+    device.run("systemd-run", "--wait", "--unit", unit, f"--property=User={user}", "--setenv=NODE_PATH=/usr/share/nodejs",
+               *command, check=True)
+    record = wait_for(device, 1, "-u", unit, "-g", "measured" if sdk == "c" else "sdk-says")[0]
+    assert record["source"] == "native" and record["uid"] == 60976
+    assert record["PIN"] == "1234"  # root sees it
+    assert record["SENSOR" if sdk == "c" else "RAW"]["base64"] in ("AP8K", "AP8=")
+
+
+def test_the_stream_door_is_bounded(device):
+    """One user's connections beyond the limit are closed, and nobody else's."""
+    program = ("import socket; c = [socket.socket(socket.AF_UNIX) for _ in range(20)];"
+               "[s.connect('/run/hybridos/logged/log-stream.sock') for s in c]; [s.settimeout(60) for s in c];"
+               "print(sum(s.recv(1) == b'' for s in c[16:]))")
+    assert device.run("python3", "-c", program, user="guest", check=True).stdout == "4\n"
+    record = b"HL\x01\x1e\0\0\0\0\x01\x0b\0stream-door"
+    program = ("import socket, struct; s = socket.socket(socket.AF_UNIX); s.connect('/run/hybridos/logged/log-stream.sock');"
+               f"d = bytes.fromhex('{record.hex()}'); s.sendall(struct.pack('<I', len(d)) + d)")
+    device.run("python3", "-c", program, user="guest", check=True)
+    assert wait_for(device, 1, "-g", "stream-door")[0]["uid"] == 1001
 
 
 def test_the_sender_is_the_kernels_word(device):
