@@ -159,6 +159,7 @@ typedef struct attachment {
     uint32_t id;
     char key[17];
     char *namespace;
+    bool resume; /* it knows what came after a value */
     endpoint_timer timer;
 } attachment;
 
@@ -185,6 +186,7 @@ void entry_deliver_waiting(entry *e);
 void link_table_changed(struct endpoint_core *c, entry *e);
 void attachment_detach(attachment *a, const char *reason);
 void link_watch(attachment *a, const char *subpath, uint32_t watchers);
+void link_resume(attachment *a, uint32_t token, const char *subpath, const char *id);
 /* 0, or the status with which the request is refused. */
 unsigned link_send_request(link_t *l, entry *e, struct endpoint_request *r,
                            const endpoint_request_info *i);
@@ -380,6 +382,12 @@ struct endpoint_watch {
     uint8_t decisions;
     hybus_agent_question *question;
     bool judging;
+    char *last_id; /* what it has had, while it comes back */
+    unsigned resume;
+    uint32_t resume_token;
+    list resume_node;
+    /* Of its next value: something is missing before it; nothing is, since it came back. */
+    bool gap, follows;
 };
 
 typedef struct notify {
@@ -401,6 +409,20 @@ void watch_attached(struct endpoint_core *c, entry *e);
 void watch_turn(struct endpoint_core *c);
 void watch_places(struct endpoint_core *c); /* bus_watch() may have a place again */
 void watch_done(struct endpoint_core *c);
+/* Gives it the last value, if there is one. */
+void watch_last_value(struct endpoint_watch *w);
+
+/* --- resume.c
+ * --------------------------------------------------------------------------------------------- */
+
+void resume_want(struct endpoint_watch *w, const char *last_id);
+bool resume_begin(struct endpoint_watch *w, const entry *e);
+void resume_end(struct endpoint_watch *w);
+void resume_turn(struct endpoint_core *c);
+void resume_detached(struct endpoint_core *c, const entry *e);
+void resume_owner_changed(const topic *t);
+/* A RESUMED of the app that holds `e` (NULL: nothing); -EBADMSG. */
+int resume_answer(struct endpoint_core *c, const entry *e, const hybus_frame *f);
 
 /* --- status.c
  * --------------------------------------------------------------------------------------------- */
@@ -456,6 +478,8 @@ struct endpoint_core {
     topic *topics[TOPIC_BUCKETS];
     list all_topics, dirty_topics, recent_values;
     list untold_topics; /* by dirty_node: whose apps could not be told */
+    list resume_todo, resume_asked;
+    uint32_t resume_token;
     size_t values_bytes;
     uint64_t sequence_floor;
 };

@@ -221,6 +221,8 @@ static void on_proceed(h2o_generator_t *generator, h2o_req_t *req)
     x->sending = NULL;
     if (size > 0 && x->request && !x->ended)
         endpoint_request_consumed(x->request, size);
+    if (x->resumes && (!x->pending || x->pending->size == 0))
+        http_stream_next(x);
     http_reply_send_more(x);
 }
 

@@ -147,7 +147,7 @@ struct HttpExchange {
     h2o_buffer_t *sending, *pending;
     uint64_t moved_usec; /* when the client last took something */
     size_t moved_bytes, held;
-    bool in_flight, ended, aborted, asking, head, event_stream, first_value, replied, cut;
+    bool in_flight, ended, aborted, asking, head, event_stream, first_value, resumes, replied, cut;
 };
 
 struct Http {
@@ -310,6 +310,7 @@ void http_permit_leave(HttpPeer *p);
 void http_stream_start(HttpExchange *x);
 /* Tells the client that the stream ends, and the status that it would get if it asked now. */
 void http_stream_end(HttpExchange *x, unsigned status);
+void http_stream_next(HttpExchange *x);
 void http_streams_tick(Http *h);
 
 /* --- http-login.c -------------------------------------------------------------------------------

@@ -504,3 +504,113 @@ def test_colours_and_the_pager(device):
     assert "PAGED:" in shown and "\x1b[1;31mcoloured" in shown
     shown = device.run(*on_terminal, f"NO_COLOR=1 {pager} --no-pager", "/dev/null", check=True).stdout
     assert "PAGED:" not in shown and "\x1b" not in shown
+class Events:
+    """Server-sent events of a path of /system/log, as they come."""
+
+    def __init__(self, device, path, last=None):
+        again = ["--header", f"Last-Event-ID: {last}"] if last else []
+        self.process = device.popen(
+            "curl", "--silent", "--insecure", "--no-buffer", "--max-time", "100", "--header",
+            "@/run/hybridos-tests/log-header", "--header", "Accept: text/event-stream", *again,
+            "https://localhost:8443/system/log" + path, stdout=subprocess.PIPE, text=True)
+
+    def next(self):
+        """(event, id, lines of data)"""
+        event, number, data = "message", None, []
+        while True:
+            line = self.process.stdout.readline()
+            assert line, "the events have ended"
+            line = line.rstrip("\n")
+            if line.startswith("event: "):
+                event = line[7:]
+            elif line.startswith("id: "):
+                number = line[4:]
+            elif line.startswith("data: "):
+                data.append(line[6:])
+            elif not line and (data or event != "message"):
+                return event, number, data
+
+    def close(self):
+        self.process.kill()
+        self.process.wait()
+
+
+def until(events, message):
+    """Messages of all events up to the one with this message; the id of that."""
+    seen = []
+    while True:
+        event, number, data = events.next()
+        assert event == "message", (event, data)
+        seen += [json.loads(line).get("MESSAGE") for line in data if line]
+        if message in seen:
+            return seen, number
+
+
+def test_events_go_on_where_the_client_was(device, http):
+    """Whoever comes back with Last-Event-ID gets what it has missed, once and in order, and then what is live."""
+    script = device.put_text(SENDER, "sender.py")
+    unit = "resume.service"
+    send_some = lambda first, last: device.run("systemd-run", "--wait", "--unit", unit, "python3", script, "resume",
+                                               str(first), str(last), check=True)
+    send_some(0, 3)
+    wait_for(device, 3, "-u", unit, "-t", "sender")
+    events = Events(device, "/unit/" + unit)
+    try:
+        _, last = until(events, "resume 2")
+        events.close()
+        # Several values' worth, while nobody watches.
+        send_some(3, 1500)
+        wait_for(device, 1500, "-u", unit, "-t", "sender")
+        events = Events(device, "/unit/" + unit, last)
+        seen, last = until(events, "resume 1499")
+        send_some(1500, 1600)
+        more, last = until(events, "resume 1599")
+        own = [m for m in seen + more if m.startswith("resume ")]
+        assert own == [f"resume {i}" for i in range(3, 1600)]
+        # While it is away for a moment, others watch, and h-logged is made anew.
+        events.close()
+        other = Events(device, "/unit/" + unit, last)
+        device.run("systemctl", "restart", "h-logged.service", check=True)
+        send_some(1600, 1700)
+        events = Events(device, "/unit/" + unit, last)
+        seen, _ = until(events, "resume 1699")
+        assert [m for m in seen if m.startswith("resume ")] == [f"resume {i}" for i in range(1600, 1700)]
+        other.close()
+        # Of an id that it does not know it says that something is missing.
+        events.close()
+        events = Events(device, "/unit/" + unit, "no-cursor")
+        assert events.next()[0] == "gap"
+        assert "resume 1699" in until(events, "resume 1699")[0]
+    finally:
+        events.close()
+
+
+COAP = "/usr/bin/coap-client-notls"
+
+
+def test_over_coap(device):
+    """The same endpoint by blocks and by Observe, to whoever may read the log."""
+    script = device.put_text(SENDER, "sender.py")
+    coap = lambda path, *more: device.run(COAP, "-m", "get", "-B", "60", *more, "coap://127.0.0.1/system/log" + path)
+    assert "4.01" in coap("").stderr
+    device.run("systemd-run", "--wait", "--unit", "coap-log.service", "python3", script, "by-coap", "0", "200", check=True)
+    wait_for(device, 200, "-u", "coap-log.service", "-t", "sender")
+    device.run("h-policy", "grant", "--id", "test-coap", "anonymous", "log.read", check=True)
+    try:
+        device.wait(lambda: "4.0" not in coap("?limit=1").stderr, "the grant")
+        shown = coap("?identifier=sender&unit=coap-log")
+        assert [json.loads(line)["MESSAGE"] for line in shown.stdout.splitlines() if line] == \
+            [f"by-coap {i}" for i in range(200)], shown.stderr
+        watched = device.popen(COAP, "-m", "get", "-B", "60", "-s", "8", "coap://127.0.0.1/system/log/unit/coap-live.service",
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for i in range(20):
+            device.run("systemd-run", "--wait", "--unit", "coap-live.service", "python3", script, "observed", str(i), str(i + 1),
+                       check=True)
+            if watched.poll() is not None:
+                break
+        out, problem = watched.communicate(timeout=120)
+        found = {int(n) for n in re.findall(r'"observed (\d+)"', out)}
+        # A value at a time: Observe promises the latest state, not each of them (RFC 7641, 1.3).
+        assert len(found) > 2, (out[-2000:], problem)
+    finally:
+        device.run("h-policy", "revoke", "test-coap", check=True)

@@ -12,7 +12,7 @@
     app.run()
 """
 from . import log
-from .app import App, Endpoint, Refused
+from .app import App, Endpoint, Refused, Value
 from .request import BodyTooLarge, Request, Response
 
-__all__ = ["App", "BodyTooLarge", "Endpoint", "Refused", "Request", "Response", "log"]
+__all__ = ["App", "BodyTooLarge", "Endpoint", "Refused", "Request", "Response", "Value", "log"]
