@@ -242,8 +242,12 @@ int log_filter_set(log_filter *f, const char *name, const char *value, uint64_t 
     uint64_t n;
     int r;
 
-    if (streq(name, "unit"))
+    if (streq(name, "unit")) {
+        f->unit_is_pattern = strpbrk(value, "*?[\\ ") != NULL;
+        f->unit_is_whole = strchr(value, '.') != NULL;
+        f->unit_size = strlen(value);
         return set_text(&f->unit, value);
+    }
     if (streq(name, "identifier"))
         return set_text(&f->identifier, value);
     if (streq(name, "text"))
@@ -290,6 +294,19 @@ int log_filter_set(log_filter *f, const char *name, const char *value, uint64_t 
 /* --- matching ------------------------------------------------------------------------------------
  */
 
+/* "httpd" is httpd.service and h-httpd.service, too. */
+static bool unit_is(const log_filter *f, const log_field *field)
+{
+    static const char suffix[] = ".service";
+    size_t after = f->unit_is_whole || field->size == f->unit_size ? 0 : sizeof(suffix) - 1;
+    size_t before = after > 0 && field->size == f->unit_size + after + 2 ? 2 : 0;
+
+    return field->size == before + f->unit_size + after &&
+           memcmp(field->value + before, f->unit, f->unit_size) == 0 &&
+           memcmp(field->value, "h-", before) == 0 &&
+           memcmp(field->value + before + f->unit_size, suffix, after) == 0;
+}
+
 static bool one_unit_matches(const char *wanted, const char *unit)
 {
     char full[LOG_FILTER_TEXT_MAX + 16];
@@ -305,15 +322,17 @@ static bool one_unit_matches(const char *wanted, const char *unit)
     return fnmatch(full, unit, 0) == 0;
 }
 
-static bool unit_matches(const char *wanted, const log_field *field)
+static bool unit_matches(const log_filter *f, const log_field *field)
 {
     char unit[256], list[LOG_FILTER_TEXT_MAX + 1], *rest = list, *one;
 
+    if (!f->unit_is_pattern)
+        return unit_is(f, field);
     if (field->size >= sizeof(unit))
         return false;
     memcpy(unit, field->value, field->size);
     unit[field->size] = '\0';
-    snprintf(list, sizeof(list), "%s", wanted);
+    snprintf(list, sizeof(list), "%s", f->unit);
     while ((one = strsep(&rest, " ")))
         if (*one && one_unit_matches(one, unit))
             return true;
@@ -358,9 +377,11 @@ static bool fields_match(const log_filter *f, const log_record *r)
     while (log_fields_next(&fields, &field) > 0) {
         if (field.secret)
             continue;
-        if (!unit && field.code == HLOG_UNIT)
-            unit = unit_matches(f->unit, &field);
-        else if (!identifier && field.code == HLOG_IDENTIFIER)
+        if (!unit && field.code == HLOG_UNIT) {
+            unit = unit_matches(f, &field);
+            if (!unit) /* it has one, and it stands before the others */
+                return false;
+        } else if (!identifier && field.code == HLOG_IDENTIFIER)
             identifier = value_is(&field, f->identifier);
         else if (!text && field.code == HLOG_MESSAGE)
             text = contains(&field, f->text);
@@ -414,6 +435,7 @@ void log_walk_to_end(log_walk *w)
         w->streams[s].seq = newest ? newest->seq : log_book_newest(w->book);
         w->streams[s].ordinal = newest ? newest->ordinal : 0;
     }
+    w->looked_up = false;
 }
 
 /* The record after the place of the walk in one stream. */
@@ -449,17 +471,35 @@ bool log_walk_complete(const log_walk *w)
     return w->filter->limit > 0 && w->given >= w->filter->limit;
 }
 
+static void look_up(log_walk *w, log_stream s)
+{
+    w->streams[s].next = NULL;
+    if (wanted_stream(w, s))
+        w->streams[s].next = w->filter->backwards ? backward(w, s) : forward(w, s);
+}
+
+/* After the record that was given last, which is still there. */
+static void look_on(log_walk *w, log_stream s, const log_record *last)
+{
+    log_store *store = log_book_store(w->book, s);
+
+    w->streams[s].next = w->filter->backwards ? log_store_previous(store, last)
+                                              : log_store_next_of_intact(store, last);
+}
+
 /* The next record of all streams, whatever it says. */
 static const log_record *step(log_walk *w, log_stream *ret)
 {
     bool backwards = w->filter->backwards;
     const log_record *best = NULL;
 
+    if (!w->looked_up || w->as_of != log_book_newest(w->book))
+        for (log_stream s = 0; s < LOG_STREAMS; s++)
+            look_up(w, s);
+    w->looked_up = true;
+    w->as_of = log_book_newest(w->book);
     for (log_stream s = 0; s < LOG_STREAMS; s++) {
-        const log_record *r;
-        if (!wanted_stream(w, s))
-            continue;
-        r = backwards ? backward(w, s) : forward(w, s);
+        const log_record *r = w->streams[s].next;
         if (r && (!best || (backwards ? r->seq > best->seq : r->seq < best->seq))) {
             best = r;
             *ret = s;
@@ -471,8 +511,21 @@ static const log_record *step(log_walk *w, log_stream *ret)
         w->streams[*ret].place = log_store_place(log_book_store(w->book, *ret), best);
         w->streams[*ret].seq = best->seq;
         w->streams[*ret].ordinal = best->ordinal;
+        look_on(w, *ret, best);
     }
     return best;
+}
+
+/* Others have run since: the disk may have failed under what was found then. */
+static void check_again(log_walk *w)
+{
+    for (log_stream s = 0; w->looked_up && s < LOG_STREAMS; s++) {
+        log_store *store = log_book_store(w->book, s);
+        const log_record *r = w->streams[s].next;
+
+        if (r && log_store_at(store, log_store_place(store, r)) != r)
+            w->looked_up = false;
+    }
 }
 
 int log_walk_next(log_walk *w, uint64_t *budget, log_found *ret)
@@ -484,6 +537,7 @@ int log_walk_next(log_walk *w, uint64_t *budget, log_found *ret)
 
     if (log_walk_complete(w))
         return 0;
+    check_again(w);
     while ((r = step(w, &s))) {
         head = log_store_head(log_book_store(w->book, s));
         if (f->backwards ? (f->after && r->seq <= f->after) : (f->before && r->seq >= f->before))

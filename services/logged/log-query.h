@@ -17,6 +17,8 @@ typedef struct log_filter_field {
 typedef struct log_filter {
     uint64_t since, until;   /* microseconds since 1970; until 0: no end */
     uint64_t after, before;  /* cursors, neither included; 0: none */
+    bool unit_is_pattern, unit_is_whole; /* has wildcards, or is several; has a suffix */
+    size_t unit_size;
     char *unit;              /* glob(7) patterns, apart by spaces; "httpd" is h-httpd.service as well */
     char *identifier, *text; /* text: anywhere in the message, ASCII case aside */
     log_filter_field fields[LOG_FILTER_FIELDS_MAX]; /* all of them */
@@ -60,7 +62,10 @@ typedef struct log_walk {
         log_place place; /* of the last record that was looked at */
         uint64_t seq;    /* of it; 0: none yet */
         uint32_t ordinal;
+        const log_record *next; /* the one after it; good until the next append */
     } streams[LOG_STREAMS];
+    uint64_t as_of; /* newest record of the book when `next` was looked up */
+    bool looked_up;
     uint64_t given;  /* records */
     uint64_t missed; /* overwritten or damaged before they were looked at, since last asked */
 } log_walk;

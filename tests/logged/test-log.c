@@ -342,6 +342,36 @@ static void test_times(void **state)
     assert_int_equal(log_time_parse("2026-11-24 junk", 5, &t), -EINVAL);
 }
 
+/* What was overwritten in one ring is counted once, however many records of another come first; and appends in the
+ * middle of a walk change nothing. */
+static void test_overtaken_in_one_ring(void **state)
+{
+    uint64_t budget = 1 << 30, seen = 0, last = 0;
+    log_found found;
+    log_walk w;
+    log_filter f = {};
+
+    open_book(LOG_STORAGE_SPLIT);
+    say("a.service", LOG_WARNING, "x");
+    log_walk_start(&w, book, &f);
+    assert_int_equal(log_walk_next(&w, &budget, &found), 1);
+    for (unsigned i = 0; i < 100; i++)
+        say("a.service", LOG_INFO, "x");
+    for (unsigned i = 0; i < 5000; i++)
+        say("a.service", LOG_WARNING, "x");
+    for (unsigned i = 0; i < 100; i++)
+        say("a.service", LOG_INFO, "x");
+    while (log_walk_next(&w, &budget, &found) > 0) {
+        assert_true(found.record->seq > last);
+        last = found.record->seq;
+        if (seen++ % 50 == 0 && seen < 1000)
+            say("a.service", LOG_INFO, "x");
+    }
+    assert_int_equal(1 + w.missed + seen, 5201 + 20);
+    assert_int_equal(last, log_book_newest(book));
+    close_book();
+}
+
 /* A walk that is overtaken by the writer goes on where it can, and knows how much it has missed. */
 static void test_overtaken(void **state)
 {
