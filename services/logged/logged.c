@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <hybus/daemon.h>
 #include <hybus/log.h>
+#include <malloc.h>
 #include <pwd.h>
 #include <sys/socket.h>
 
@@ -170,13 +171,16 @@ static int on_tick(sd_event_source *s, uint64_t usec, void *userdata)
         for (log_stream i = 0; i < LOG_STREAMS; i++)
             if ((store = log_book_store(m->book, i)))
                 log_store_rest(store);
+        (void)malloc_trim(0);
         if (m->settings.sync_interval == 0 || log_sync_done(m->sync) >= newest)
             return 0;
+        /* Not "ticking": whatever is stored meanwhile makes it come sooner. */
         (void)sd_event_source_set_time(s, MAX_OF(m->next_sync, now.monotonic + HOUSEKEEPING_USEC));
-    } else
+    } else {
         (void)sd_event_source_set_time_relative(s, HOUSEKEEPING_USEC);
+        m->ticking = true;
+    }
     m->last_stored = newest;
-    m->ticking = true;
     return sd_event_source_set_enabled(s, SD_EVENT_ONESHOT);
 }
 

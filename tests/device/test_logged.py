@@ -247,6 +247,25 @@ def test_revocation_closes_the_pipe(device):
         process.wait()
 
 
+def test_rests_when_nothing_comes(device):
+    """The ring's pages go back a moment after the last record, also while something waits for the disk."""
+    def mapped():
+        text = device.run("sh", "-c", "cat /proc/$(systemctl show -P MainPID h-logged.service)/smaps", check=True).stdout
+        parts = re.split(r"^[0-9a-f]+-[0-9a-f]+ .*?(\S*)$", text, flags=re.M)
+        return sum(int(re.search(r"^Rss:\s+(\d+)", what, re.M)[1])
+                   for name, what in zip(parts[1::2], parts[2::2]) if name.endswith("main.hlog"))
+    device.run("h-logread", "--sync", "-n", "1", check=True)
+    send(device, (1, None, b"waits for the disk"), priority=28)
+    wait_for(device, 1, "-g", "waits for the disk")
+    for i in range(2):  # the second time it waits for the disk already
+        script = device.put_text(SENDER, "sender.py")
+        device.run("systemd-run", "--wait", "--unit", f"rest-{i}.service", "python3", script, f"rest-{i}", "0", "2000",
+                   check=True)
+        device.wait(lambda: mapped() < 100, "the pages of the ring to be given back")
+    notes = read(device, "-g", "waits for the disk")
+    assert len(notes) == 1
+
+
 def test_a_flood_is_counted(device):
     script = device.put_text(SENDER, "sender.py")
     device.run("mkdir", "-p", "/run/hybridos/config/logged.conf.d", check=True)
