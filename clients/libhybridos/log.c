@@ -19,8 +19,7 @@
 #define LINE_MAX_ 2048u   /* bytes of a line on standard error */
 #define PARTS_MAX (FIELDS_MAX + 4u)
 
-/* No connection, so nothing has to be connected again, and no lock: h-logged's address goes with
- * each record. */
+/* No lock: the descriptor stays the same, and is connected again when h-logged's socket was made anew. */
 static struct {
     atomic_int fd;
     atomic_uint dropped;
@@ -210,24 +209,27 @@ static int socket_of(void)
     return fd;
 }
 
-/* 0, -EAGAIN: no room, anything else: h-logged is not there. */
-static int send_record(struct record *r, int priority)
+static int connect_again(int fd)
 {
     const char *path = secure_getenv("HYBRIDOS_LOG_SOCKET");
     struct sockaddr_un address = {.sun_family = AF_UNIX};
-    struct msghdr m = {.msg_name = &address,
-                       .msg_namelen = sizeof(address),
-                       .msg_iov = r->vectors,
-                       .msg_iovlen = r->n_vectors};
-    uint32_t dropped;
 
     if (snprintf(address.sun_path, sizeof(address.sun_path), "%s", path ? path : HLOG_SOCKET) >=
         (int)sizeof(address.sun_path))
         return -ENAMETOOLONG;
+    return connect(fd, (struct sockaddr *)&address, sizeof(address)) < 0 ? -errno : 0;
+}
+
+/* 0, -EAGAIN: no room, -ENOTCONN: h-logged is not there. */
+static int send_record(struct record *r, int priority)
+{
+    struct msghdr m = {.msg_iov = r->vectors, .msg_iovlen = r->n_vectors};
+    uint32_t dropped;
+
     dropped = atomic_exchange(&state.dropped, 0);
     hlog_head(r->small, (uint8_t)priority, dropped);
     r->vectors[0] = (struct iovec){.iov_base = r->small, .iov_len = HLOG_HEAD_SIZE};
-    for (unsigned attempt = 0; attempt < 2; attempt++) {
+    for (unsigned attempt = 0; attempt < 3; attempt++) {
         int fd = socket_of(), e;
 
         if (fd < 0)
@@ -240,10 +242,10 @@ static int send_record(struct record *r, int priority)
             count(1);
             return -EAGAIN;
         }
-        /* Whoever closes all descriptors closes this one, too. */
-        if (e != EBADF && e != ENOTSOCK && e != EOPNOTSUPP && e != EISCONN)
+        if (e == EBADF || e == ENOTSOCK) /* whoever closes all descriptors closes this one, too */
+            atomic_compare_exchange_strong(&state.fd, &fd, -1);
+        else if (connect_again(fd) < 0)
             break;
-        atomic_compare_exchange_strong(&state.fd, &fd, -1);
     }
     count(dropped);
     return -ENOTCONN;
@@ -316,7 +318,7 @@ int hybridos_log_fields(int priority, const char *message, const hybridos_log_fi
     r = make(&record, message, fields, n_fields);
     if (r >= 0) {
         r = send_record(&record, priority < 8 ? priority | LOG_USER : priority);
-        if (r == -ENOTCONN || r == -ENAMETOOLONG || stderr_is_terminal()) {
+        if (r == -ENOTCONN || stderr_is_terminal()) {
             to_stderr(priority, message, fields, n_fields);
             r = r == -EAGAIN ? r : 0;
         }

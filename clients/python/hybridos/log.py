@@ -107,10 +107,7 @@ class _Sender:
         with self.lock:
             head = b"HL\x01" + struct.pack("<BI", priority, self.dropped)
             try:
-                if self.socket is None:
-                    self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-                    self.socket.setblocking(False)
-                self.socket.sendto(head + body, os.environ.get("HYBRIDOS_LOG_SOCKET", SOCKET))
+                self._send(head + body)
             except (BlockingIOError, InterruptedError):
                 self.dropped = min(self.dropped + 1, 0xffffffff)
                 return False
@@ -118,12 +115,28 @@ class _Sender:
                 if e.errno in (errno.ENOBUFS, errno.ENOMEM):
                     self.dropped = min(self.dropped + 1, 0xffffffff)
                     return False
-                if e.errno not in (errno.ENOENT, errno.ECONNREFUSED) and self.socket:
-                    self.socket.close()
-                    self.socket = None
                 return None
             self.dropped = 0
             return True
+
+    def _send(self, data: bytes) -> None:
+        try:
+            if self.socket:
+                self.socket.send(data)
+                return
+        except (BlockingIOError, InterruptedError):
+            raise
+        except OSError as e:
+            if e.errno in (errno.ENOBUFS, errno.ENOMEM):
+                raise
+            if e.errno in (errno.EBADF, errno.ENOTSOCK):
+                self.socket.detach()  # somebody closed all descriptors; the number may be another's now
+            self.socket = None  # its other end was made anew
+        other = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        other.setblocking(False)
+        other.connect(os.environ.get("HYBRIDOS_LOG_SOCKET", SOCKET))
+        self.socket = other
+        other.send(data)
 
     def _to_stderr(self, priority: int, message: Optional[Union[str, bytes]], fields: Mapping[str, Value]) -> None:
         line = _escape(_bytes(fields.get("IDENTIFIER", self.identifier))) + b": "
