@@ -30,7 +30,7 @@ RSYSLOG = '''
 module(load="imuxsock" SysSock.Use="off")
 input(type="imuxsock" Socket="{dir}/rsyslog.sock" CreatePath="on" RateLimit.Interval="0")
 $template plain,"%timestamp:::date-rfc3339% %syslogtag%%msg%\\n"
-$outchannel ring,{dir}/rsyslog.log,4194304,/usr/bin/mv {dir}/rsyslog.log {dir}/rsyslog.log.1
+$outchannel ring,{dir}/rsyslog.log,4194304,{dir}/rotate
 *.* :omfile:$ring;plain
 '''
 
@@ -75,7 +75,7 @@ def quiet(pids):
 
 class Receiver:
     """`kind` and `socket` are the sender's; `prefix` what a command is put in front of it to be where the receiver is."""
-    kind, socket, records, prefix = 'syslog', None, RECORDS['slow'], ()
+    kind, socket, records, prefix, fills = 'syslog', None, RECORDS['slow'], (), 30
 
     def __init__(self, folder):
         self.folder, self.intakes, self.costs = folder, [], []
@@ -102,7 +102,7 @@ class Receiver:
 
     def fill(self):
         """The rare unit's records among the others', until the buffer holds no other ones."""
-        for _ in range(60):
+        for _ in range(self.fills):
             self.send(990, UNIT)
             self.send(10, RARE)
 
@@ -165,11 +165,15 @@ class Journald(Receiver):
 
 
 class Rsyslog(Receiver):
-    name = 'rsyslog'
+    name, fills = 'rsyslog', 60  # a file and the one before it
 
     def __init__(self, folder):
         super().__init__(folder)
         self.socket = f'{folder}/rsyslog.sock'
+        # It gives a command no more than one argument.
+        rotate = pathlib.Path(folder, 'rotate')
+        rotate.write_text(f'#!/bin/sh\nmv {folder}/rsyslog.log {folder}/rsyslog.log.1\n')
+        rotate.chmod(0o755)
         pathlib.Path(folder, 'rsyslog.conf').write_text(RSYSLOG.format(dir=folder))
         self.process = subprocess.Popen(['rsyslogd', '-n', '-f', f'{folder}/rsyslog.conf', '-i', f'{folder}/rsyslog.pid'])
         self.search = f'cat {folder}/rsyslog.log.1 {folder}/rsyslog.log | grep -aF " {RARE}["'
