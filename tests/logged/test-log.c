@@ -342,9 +342,8 @@ static void test_times(void **state)
     assert_int_equal(log_time_parse("2026-11-24 junk", 5, &t), -EINVAL);
 }
 
-/* What was overwritten in one ring is counted once, however many records of another come first; and appends in the
- * middle of a walk change nothing. */
-static void test_overtaken_in_one_ring(void **state)
+/* Appends in the middle of a walk over two rings change nothing: each record comes once, in order, or is counted. */
+static void test_appended_while_walking(void **state)
 {
     uint64_t budget = 1 << 30, seen = 0, last = 0;
     log_found found;
@@ -694,6 +693,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_times, fresh, done),
         cmocka_unit_test_setup_teardown(test_overtaken, fresh, done),
         cmocka_unit_test_setup_teardown(test_overtaken_in_one_ring, fresh, done),
+        cmocka_unit_test_setup_teardown(test_appended_while_walking, fresh, done),
         cmocka_unit_test_setup_teardown(test_formats, fresh, done),
 #ifndef __SANITIZE_ADDRESS__
         cmocka_unit_test_setup_teardown(test_no_allocation, fresh, done),
