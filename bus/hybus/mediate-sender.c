@@ -270,6 +270,7 @@ static void on_credentials(sd_bus_message *reply, int error, void *userdata)
             sender_free(s);
         return;
     }
+    sender_report(s);
     sender_fetch(s);
 }
 

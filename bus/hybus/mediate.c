@@ -60,7 +60,7 @@ static bool tell_limited(hybus_mediator *m, Sender *s, sd_bus_message *message, 
 }
 
 /* The agent may not be able to say how it calls the record, and this refusal does not wait: the id is ours.
- */
+ * Of a caller that is not known yet the record waits until it is. */
 int mediate_over_limit(hybus_mediator *m, Sender *s, sd_bus_message *message)
 {
     uint64_t *number = s ? &s->limited_number : &m->limited_number;
@@ -72,7 +72,7 @@ int mediate_over_limit(hybus_mediator *m, Sender *s, sd_bus_message *message)
     if (first)
         *number = ++m->audit_number;
     mediate_audit_id(m, *number, audit);
-    if (!first || !tell_limited(m, s, message, audit))
+    if (!first || (s && !s->known) || !tell_limited(m, s, message, audit))
         (*count)++;
     mediate_flush_later(m);
     snprintf(text, sizeof text,
