@@ -25,7 +25,7 @@ struct registrar {
     judge *judge;
     char *directory, *bus_id, *table_path;
     sd_event_source *expiry, *save, *save_later, *start;
-    uint64_t save_usec; /* when the table may be written again */
+    uint64_t save_usec, pause_usec; /* when the table may be written again; how soon at least */
     bool unsaved, unpaced;
     pace pace;
     const registrar_road *roads[ENDPOINTS_START];
@@ -160,8 +160,8 @@ static void save(registrar *g)
                             g->table_path);
     }
     end = monotonic();
-    pause = MAX_OF((end - begin) * REGISTRAR_SAVE_PAUSE, (uint64_t)REGISTRAR_SAVE_MIN_USEC);
-    g->save_usec = end + MIN_OF(pause, (uint64_t)REGISTRAR_SAVE_MAX_USEC);
+    pause = MIN_OF((end - begin) * REGISTRAR_SAVE_PAUSE, (uint64_t)REGISTRAR_SAVE_MAX_USEC);
+    g->save_usec = end + MAX_OF(pause, g->pause_usec);
     if (g->moved)
         g->moved(g->moved_userdata);
 }
@@ -636,6 +636,7 @@ int registrar_new(sd_event *event, hybus_agent *agent, const char *directory, re
     if (!g)
         return -ENOMEM;
     g->event = sd_event_ref(event);
+    g->pause_usec = REGISTRAR_SAVE_MIN_USEC;
     g->directory = strdup(directory);
     if (!g->directory)
         return -ENOMEM;
@@ -707,6 +708,11 @@ bool registrar_unsaved(const registrar *g)
 void registrar_unpaced(registrar *g)
 {
     g->unpaced = true;
+}
+
+void registrar_set_pause(registrar *g, uint64_t usec)
+{
+    g->pause_usec = usec;
 }
 
 endpoints *registrar_table(registrar *g)

@@ -70,8 +70,9 @@ int registrar_register(registrar *g, endpoints_spec *spec, endpoints_identity *i
 void registrar_request_cancel(registrar_request *q);
 /* What an app is told of such an error. */
 const char *registrar_refusal(int error);
-/* For tests of other things: nobody registers too often. */
+/* For tests: nobody registers too often; the least pause between two writings. */
 void registrar_unpaced(registrar *g);
+void registrar_set_pause(registrar *g, uint64_t usec);
 
 /* An owner has left: what it holds and what it has asked for ends, without a callback. */
 void registrar_owner_gone(registrar *g, const void *owner);
