@@ -399,7 +399,7 @@ static unsigned judge(HttpExchange *x, http_span *ret_token, uint64_t *ret_retry
     if (status)
         return status;
     return http_origin_check(x, ret_token->size > 0,
-                             ret_token->size == 0 && x->session.size > 0);
+                             ret_token->size == 0 && (x->session.size > 0 || *c->certificate));
 }
 
 static void enqueue(HttpExchange *x)

@@ -150,6 +150,8 @@ static int peer_new(HttpConnection *c, const http_span *bearer, const unsigned c
         memcpy(token, bearer->base, bearer->size);
         connection.bearer = token;
     }
+    if (*c->certificate)
+        connection.cert_sha256 = c->certificate;
     p = calloc(1, sizeof(*p));
     if (!p)
         return -ENOMEM;

@@ -4,6 +4,8 @@
 
 #include "http.h"
 
+#include <hybus/log.h>
+
 #define OVERTAKEN_MAX 8u /* rows that another change has made void before they came */
 
 static const char *const permissions[] = {
@@ -209,6 +211,8 @@ static void on_changed(hybus_agent *agent, uint64_t generation, void *userdata)
 {
     Http *h = userdata;
 
+    if (http_tls_is_stale(h) && http_load_certificates(h, h->settings) < 0)
+        hybus_error("the certificates cannot be loaded: new connections use what was there before");
     h->settling = true;
     h->settling_generation = generation;
     h->rejudging++; /* nothing settles before all have been asked */

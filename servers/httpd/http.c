@@ -207,18 +207,22 @@ void http_free(Http *h)
     free(h);
 }
 
+int http_load_certificates(Http *h, const http_settings *settings)
+{
+    if (settings->certificate[0])
+        return http_tls_load(h, settings->certificate, settings->key);
+    return http_tls_load(h, HTTP_STATE_DIRECTORY "/certificate.pem",
+                         HTTP_STATE_DIRECTORY "/key.pem");
+}
+
 int http_reconfigure(Http *h, const http_settings *settings)
 {
     const http_settings *old = h->settings;
-    int r = 0;
+    int r;
 
     h->settings = settings;
     apply_limits(h, settings);
-    if (settings->certificate[0])
-        r = http_tls_load(h, settings->certificate, settings->key);
-    else
-        r = http_tls_load(h, HTTP_STATE_DIRECTORY "/certificate.pem",
-                          HTTP_STATE_DIRECTORY "/key.pem");
+    r = http_load_certificates(h, settings);
     if (r < 0) {
         h->settings = old;
         return r;

@@ -91,6 +91,7 @@ struct HttpConnection {
     unsigned open, n_peers;
     int linger_fd; /* the socket once more, from when the library lets go of it */
     bool authenticated, tls, dying, http2;
+    char certificate[65]; /* SHA-256, in hex, of what the client has shown and proved; "": nothing */
     char peer_name[ENDPOINT_ADDRESS_TEXT];
     char local_name[ENDPOINT_ADDRESS_TEXT];
 };
@@ -163,6 +164,7 @@ struct Http {
     bool event_ready, claimed, draining, failed;
     SSL_CTX *tls;
     char fingerprint[3 * 32]; /* "AB:CD:…" */
+    struct timespec authority; /* when the file of the clients' authority was written; 0: there is none */
     HttpListener *listeners[HTTP_LISTENERS_MAX];
     size_t n_listeners;
     int passed[HTTP_LISTENERS_MAX];
@@ -195,6 +197,8 @@ HYBUS_DEFINE_CLEANUP(Http, http_free)
 int http_set_core(Http *h, endpoint_core *core, hybus_agent *agent);
 /* New settings; -errno when the certificate cannot be read, everything stays as it was then. */
 int http_reconfigure(Http *h, const http_settings *settings);
+/* Certificate and authority anew. */
+int http_load_certificates(Http *h, const http_settings *settings);
 /* One turn of the loop: sleeps at most `usec`, then handles everything that is there. */
 int http_turn(Http *h, uint64_t usec);
 /* Stops listening, lets requests finish, then calls `drained`. 1: that will be later. */
@@ -227,6 +231,8 @@ void http_set_claimed(Http *h, bool claimed);
 int http_tls_make(const char *directory, const char *host_name);
 /* Loads both and replaces the context; connections that exist keep theirs. */
 int http_tls_load(Http *h, const char *certificate, const char *key);
+/* Has the authority of clients come or changed since? */
+bool http_tls_is_stale(const Http *h);
 void http_tls_describe(h2o_socket_t *socket, char *buffer, size_t room);
 
 /* --- http-connection.c --------------------------------------------------------------------------

@@ -115,3 +115,50 @@ int method_set_user_roles(sd_bus_message *m, void *userdata, sd_bus_error *error
 {
     return call_with_caller(m, userdata, set_user_roles, error);
 }
+
+/* --- certificates ---------------------------------------------------------------------------- */
+
+int method_list_certificates(sd_bus_message *m, void *userdata, sd_bus_error *error)
+{
+    _cleanup_(message_unrefp) sd_bus_message *reply = NULL;
+    const SecurityBus *b = userdata;
+    const Store *s = b->security->store;
+    int r = sd_bus_message_new_method_return(m, &reply);
+
+    if (r >= 0)
+        r = sd_bus_message_open_container(reply, 'a', "(sssttt)");
+    for (size_t i = 0; r >= 0 && i < s->n_certificates; i++) {
+        const Certificate *c = &s->certificates[i];
+        char hash[2 * SHA256_SIZE + 1];
+
+        hex_encode(c->hash, sizeof c->hash, hash);
+        r = sd_bus_message_append(reply, "(sssttt)", c->name, hash, c->principal, c->created, c->expires,
+                                  c->revoked);
+    }
+    if (r >= 0)
+        r = sd_bus_message_close_container(reply);
+    return r < 0 ? r : sd_bus_send(NULL, reply, NULL);
+}
+
+static int revoke_certificate(Call *c, sd_bus_error *error)
+{
+    const char *name;
+    int r = sd_bus_message_read(c->message, "s", &name);
+
+    if (r < 0)
+        return r;
+    r = security_revoke_certificate(c->bus->security, &c->subject, name);
+    if (r == -ENOENT)
+        return hybus_error_set(error, r, "There is no certificate of that name that is good");
+    if (r < 0) { /* it is gone all the same */
+        (void)agent_socket_changed(c->bus->socket, NULL, NULL);
+        return hybus_error_set(error, r, "Revoked, but it may be back after the next start: %s",
+                               strerror(-r));
+    }
+    return call_settle_empty(c);
+}
+
+int method_revoke_certificate(sd_bus_message *m, void *userdata, sd_bus_error *error)
+{
+    return call_with_caller(m, userdata, revoke_certificate, error);
+}

@@ -8,4 +8,6 @@
 int method_list_users(sd_bus_message *m, void *userdata, sd_bus_error *error);
 int method_set_user_roles(sd_bus_message *m, void *userdata, sd_bus_error *error);
 int method_list_sessions(sd_bus_message *m, void *userdata, sd_bus_error *error);
+int method_list_certificates(sd_bus_message *m, void *userdata, sd_bus_error *error);
+int method_revoke_certificate(sd_bus_message *m, void *userdata, sd_bus_error *error);
 int method_remove_session(sd_bus_message *m, void *userdata, sd_bus_error *error);

@@ -170,11 +170,22 @@ int security_remove_user(Security *s, const Subject *caller, const char *name)
     for (size_t i = s->store->n_tokens; i-- > 0;)
         if (streq(s->store->tokens[i].principal, principal))
             (void)store_remove_token(s->store, s->store->tokens[i].name);
+    for (size_t i = 0; i < s->store->n_certificates; i++)
+        if (streq(s->store->certificates[i].principal, principal) && !s->store->certificates[i].revoked)
+            s->store->certificates[i].revoked = store_now(s->store);
     (void)security_end_sessions(s, name);
     security_move_principal(s, principal);
     security_note(s, caller, "RemoveUser", name);
     r = store_save(s->store);
     return r < 0 ? r : 1;
+}
+
+int security_check_from_outside(Security *s, const Subject *caller, const char *as,
+                                char *const *roles, hybus_config_error *e)
+{
+    int r = check_rights_from_outside(s, caller, "remote", roles, e);
+
+    return r < 0 || !as ? r : security_check_user(s, caller, as + strlen("user:"), NULL, e);
 }
 
 /* --- tokens ---------------------------------------------------------------------------------- */

@@ -98,3 +98,36 @@ int read_words(const json_t *list, char ***ret)
     }
     return r;
 }
+
+int read_credential(Peer *p, const json_t *q, const char *member, Wanted *ret)
+{
+    json_int_t lifetime = json_integer_value(json_object_get(q, "expires"));
+    const char *user = string(q, "user");
+    const Subject caller = peer_subject(p);
+
+    *ret = (Wanted){.name = strempty(string(q, "name")), .lifetime = (uint64_t)lifetime * 1000000u};
+    if (!policy_judge(p->security->policy, &caller, "security.tokens").allowed) {
+        const Question question = {
+            .permission = "security.tokens", .interface = "agent", .member = member, .kind = 'm'};
+        const AuditRecord *record;
+        Verdict v;
+
+        (void)security_refuse(p->security, &caller, &question, &v, &record);
+        return refuse(p, q, -EACCES, "this needs security.tokens");
+    }
+    /* What is there must be what it should be: a token that never expires is not made by a typing error. */
+    if (!is_missing_or(q, "user", JSON_STRING))
+        return refuse(p, q, -EINVAL, "user: a name");
+    if (!is_missing_or(q, "expires", JSON_INTEGER) || lifetime < 0 || lifetime > INT32_MAX)
+        return refuse(p, q, -EINVAL, "expires: seconds, 0 for never");
+    if (user) {
+        snprintf(ret->buffer, sizeof ret->buffer, "%s%.80s", startswith(user, "user:") ? "" : "user:",
+                 user);
+        ret->as = ret->buffer;
+    }
+    if (read_words(json_object_get(q, "roles"), &ret->roles) < 0) {
+        words_free(ret->roles);
+        return refuse(p, q, -EINVAL, "roles: at most 64 names");
+    }
+    return 1;
+}

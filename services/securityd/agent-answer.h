@@ -14,5 +14,14 @@ int send_secret(Peer *p, const json_t *question, char *secret);
 
 const char *string(const json_t *j, const char *key); /* NULL: it is none */
 bool is_missing_or(const json_t *j, const char *key, json_type type);
+/* What token-add and cert-issue ask for. 1; else it has been refused, and this is what the op returns. */
+typedef struct Wanted {
+    const char *name, *as; /* as NULL: it stands for itself */
+    char **roles;          /* for words_free() */
+    uint64_t lifetime;     /* µs; 0: for ever */
+    char buffer[96];
+} Wanted;
+int read_credential(Peer *p, const json_t *question, const char *member, Wanted *ret);
+
 /* A list of at most 64 words; NULL is an empty one. */
 int read_words(const json_t *list, char ***ret);

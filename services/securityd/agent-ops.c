@@ -8,6 +8,7 @@
 #include <time.h>
 
 #include "agent-answer.h"
+#include "agent-cert.h"
 #include "agent-login.h"
 #include "agent-peer.h"
 #include "binding.h"
@@ -340,7 +341,8 @@ static int op_connect(Peer *p, const json_t *q)
     const Connect c = {.protocol = string(q, "protocol"),
                        .peer = string(q, "peer"),
                        .tls = string(q, "tls"),
-                       .bearer = string(q, "bearer")};
+                       .bearer = string(q, "bearer"),
+                       .cert_sha256 = string(q, "cert_sha256")};
     Principal *principal = NULL;
     uint64_t wait = 0;
     json_t *answer;
@@ -350,6 +352,8 @@ static int op_connect(Peer *p, const json_t *q)
         return refuse(p, q, -EACCES, "only servers ask this: it needs security.connect");
     if (!is_missing_or(q, "bearer", JSON_STRING)) /* it would be anonymous */
         return refuse(p, q, -EINVAL, "bearer: a string");
+    if (!is_missing_or(q, "cert_sha256", JSON_STRING))
+        return refuse(p, q, -EINVAL, "cert_sha256: a string");
     r = security_connect(p->security, &c, &principal, &wait);
     if (r == -EAGAIN)
         return throttled(p, q, wait);
@@ -401,35 +405,15 @@ static int op_setup(Peer *p, const json_t *q)
 static int op_token_add(Peer *p, const json_t *q)
 {
     _cleanup_(hybus_config_error_done) hybus_config_error e = {0};
-    _cleanup_(words_freep) char **roles = NULL;
     const Subject caller = peer_subject(p);
-    json_int_t lifetime = json_integer_value(json_object_get(q, "expires"));
-    const char *user = string(q, "user");
-    char *secret = NULL, as[96];
-    int r;
+    char *secret = NULL;
+    Wanted w;
+    int r = read_credential(p, q, "token-add", &w);
 
-    if (!policy_judge(p->security->policy, &caller, "security.tokens").allowed) {
-        const Question question = {.permission = "security.tokens",
-                                   .interface = "agent",
-                                   .member = "token-add",
-                                   .kind = 'm'};
-        const AuditRecord *record;
-        Verdict v;
-
-        (void)security_refuse(p->security, &caller, &question, &v, &record);
-        return refuse(p, q, -EACCES, "making tokens needs security.tokens");
-    }
-    /* What is there must be what it should be: a token that never expires is not made by a typing error. */
-    if (!is_missing_or(q, "user", JSON_STRING))
-        return refuse(p, q, -EINVAL, "user: a name");
-    if (!is_missing_or(q, "expires", JSON_INTEGER) || lifetime < 0 || lifetime > INT32_MAX)
-        return refuse(p, q, -EINVAL, "expires: seconds, 0 for never");
-    if (user)
-        snprintf(as, sizeof as, "%s%.80s", startswith(user, "user:") ? "" : "user:", user);
-    r = read_words(json_object_get(q, "roles"), &roles);
-    if (r >= 0)
-        r = security_add_token(p->security, &caller, strempty(string(q, "name")), user ? as : NULL,
-                               roles, (uint64_t)lifetime * 1000000u, &secret, &e);
+    if (r <= 0)
+        return r;
+    r = security_add_token(p->security, &caller, w.name, w.as, w.roles, w.lifetime, &secret, &e);
+    words_free(w.roles);
     if (r < 0)
         return refuse(p, q, r, e.message ? e.message : strerror(-r));
     if (p->socket)
@@ -464,6 +448,8 @@ static const struct {
     {"login", op_login},
     {"logout", op_logout},
     {"touch", op_touch, .one_way = true},
+    {"cert-init", op_cert_init, .before_hello = true},
+    {"cert-issue", op_cert_issue, .before_hello = true},
     {"user-add", op_user_add, .before_hello = true},
     {"user-password", op_user_password, .before_hello = true},
     {"settled", op_settled, .one_way = true},

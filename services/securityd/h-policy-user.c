@@ -6,8 +6,6 @@
 
 #include "h-policy.h"
 
-#define PASSWORD_SIZE 258 /* 256 bytes and the end of the line */
-
 /* --- passwords: from the terminal or standard input, never an argument ------------------------ */
 
 /* false: nothing there. What does not fit is no password. */
@@ -46,8 +44,7 @@ static bool prompt(const char *text, char password[PASSWORD_SIZE])
     return read;
 }
 
-/* "": none was given. */
-static int read_password(const char *what, char password[PASSWORD_SIZE])
+int read_password(const char *what, char password[PASSWORD_SIZE])
 {
     char again[PASSWORD_SIZE];
     bool same;

@@ -624,6 +624,13 @@ static const Verb verbs[] = {
     {"session", "list", 0, 0, verb_session_list, "session list", "who has logged in"},
     {"session", "remove", 1, 1, verb_session_remove, "session remove ID",
      "ends it on every server, at once"},
+    {"cert", "init", 0, 0, verb_cert_init, "cert init",
+     "an authority of the device's own for certificates of clients"},
+    {"cert", "issue", 1, 1, verb_cert_issue,
+     "cert issue [--user NAME] [--role ROLES] [--expires SECONDS] --out FILE NAME",
+     "a key and its certificate: PEM, or PKCS #12 if FILE ends in .p12"},
+    {"cert", "list", 0, 0, verb_cert_list, "cert list", ""},
+    {"cert", "revoke", 1, 1, verb_cert_revoke, "cert revoke NAME", "cuts what it opened, at once"},
     {"token", "add", 1, 1, verb_token_add,
      "token add [--user NAME] [--role ROLES] [--expires SECONDS] NAME", "prints the token once"},
     {"token", "list", 0, 0, verb_token_list, "token list", ""},
@@ -643,6 +650,7 @@ static int help(void)
            "     --user NAME     setup: the administrator; token add: whom it speaks for\n"
            "     --role ROLES    of the token or user\n"
            "     --expires SECS  of the token; 0: never (default)\n"
+           "     --out FILE      cert issue: where to; it must not be there yet\n"
            "     --code          setup: read the setup code from standard input\n"
            "     --subject S     audit: of this subject only\n"
            "     --limit N       audit: at most so many, 1 to 1000 (default 50)\n"
@@ -681,14 +689,15 @@ static const Verb *find_verb(char ***words, int *n)
 /* 1: go on, 0: help was shown, -EINVAL. */
 static int parse_options(int argc, char *argv[], Options *o)
 {
-    enum { ID = 256, WHEN, USER, ROLE, EXPIRES, CODE, SUBJECT, LIMIT, VERSION_ };
+    enum { ID = 256, WHEN, USER, ROLE, EXPIRES, CODE, SUBJECT, LIMIT, OUT, VERSION_ };
     static const struct option options[] = {
         {"json", no_argument, NULL, 'j'},          {"help", no_argument, NULL, 'h'},
         {"version", no_argument, NULL, VERSION_},  {"id", required_argument, NULL, ID},
         {"when", required_argument, NULL, WHEN},   {"user", required_argument, NULL, USER},
         {"role", required_argument, NULL, ROLE},   {"expires", required_argument, NULL, EXPIRES},
         {"code", no_argument, NULL, CODE},         {"subject", required_argument, NULL, SUBJECT},
-        {"limit", required_argument, NULL, LIMIT}, {0},
+        {"limit", required_argument, NULL, LIMIT}, {"out", required_argument, NULL, OUT},
+        {0},
     };
     uint64_t limit = 50;
     int c;
@@ -721,6 +730,9 @@ static int parse_options(int argc, char *argv[], Options *o)
             break;
         case CODE:
             o->code = true;
+            break;
+        case OUT:
+            o->out = optarg;
             break;
         case SUBJECT:
             o->subject = optarg;

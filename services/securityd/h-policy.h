@@ -17,6 +17,7 @@ typedef struct Options {
     uint64_t expires;
     unsigned limit;
     bool code;
+    const char *out;
 } Options;
 
 /* Says what went wrong and returns `r`. `message` NULL: what the error number says. */
@@ -31,6 +32,9 @@ int call_message(sd_bus *bus, sd_bus_message *m, const char *method, json_t **re
 int ask(const char *what, json_t *question, json_t **ret);
 /* 0, or the error it holds, after having said it. */
 int answered(const char *what, const json_t *answer);
+/* From the terminal, twice and without echo, or a line of standard input. "": none was given. */
+#define PASSWORD_SIZE 258 /* 256 bytes and the end of the line */
+int read_password(const char *what, char password[PASSWORD_SIZE]);
 json_t *list_of_roles(const char *text); /* spaces or commas between them */
 
 /* --- showing answers: text from outside never moves the cursor ------------------------------- */
@@ -51,5 +55,9 @@ int verb_user_password(const Options *o, char **words, int n);
 int verb_user_roles(const Options *o, char **words, int n);
 int verb_user_list(const Options *o, char **words, int n);
 int verb_user_remove(const Options *o, char **words, int n);
+int verb_cert_init(const Options *o, char **words, int n);
+int verb_cert_issue(const Options *o, char **words, int n);
+int verb_cert_list(const Options *o, char **words, int n);
+int verb_cert_revoke(const Options *o, char **words, int n);
 int verb_session_list(const Options *o, char **words, int n);
 int verb_session_remove(const Options *o, char **words, int n);

@@ -59,7 +59,7 @@ bool security_principal_is_void(Security *s, const Principal *p)
         session = sessions_match(&s->sessions, p->hash);
         return !session || security_session_is_over(s, session);
     case CREDENTIAL_CERTIFICATE:
-        return true;
+        return !security_certificate_is_good(s, store_certificate_of(s->store, p->hash));
     }
     return p->expires && p->expires <= store_now(s->store);
 }
@@ -176,6 +176,28 @@ static int principal_of_session(Security *s, Session *session, const Connect *c,
     return 0;
 }
 
+static int match_certificate(Security *s, const Connect *c, Principal **ret)
+{
+    _cleanup_(principal_freep) Principal *p = NULL;
+    uint8_t hash[SHA256_SIZE];
+    const Certificate *known;
+    int r = hex_decode(c->cert_sha256, hash, sizeof hash);
+
+    if (r < 0)
+        return r;
+    known = store_certificate_of(s->store, hash);
+    if (!security_certificate_is_good(s, known))
+        return -EKEYREJECTED;
+    r = principal_new(s, known->principal, c, known->roles, &p);
+    if (r < 0)
+        return r;
+    p->credential = CREDENTIAL_CERTIFICATE;
+    p->expires = known->expires;
+    memcpy(p->hash, hash, sizeof p->hash);
+    *ret = TAKE_PTR(p);
+    return 0;
+}
+
 static int match_bearer(Security *s, const Connect *c, Principal **ret, uint64_t *ret_wait)
 {
     Session *session = startswith(c->bearer, SESSION_PREFIX) ? security_session_of(s, c->bearer) : NULL;
@@ -222,6 +244,8 @@ int security_connect(Security *s, const Connect *c, Principal **ret, uint64_t *r
         return -EINVAL;
     if (c->bearer)
         r = match_bearer(s, c, &p, ret_wait);
+    else if (c->cert_sha256)
+        r = match_certificate(s, c, &p);
     if (r < 0)
         return r;
     if (!may_connect(s, c, security_remote_subject(p)))
@@ -237,6 +261,12 @@ uint64_t security_next_expiry(Security *s)
 
     for (size_t i = 0; i < s->store->n_tokens; i++) {
         uint64_t expires = s->store->tokens[i].expires;
+
+        if (expires > now && expires < next)
+            next = expires;
+    }
+    for (size_t i = 0; i < s->store->n_certificates; i++) {
+        uint64_t expires = s->store->certificates[i].expires;
 
         if (expires > now && expires < next)
             next = expires;
@@ -257,6 +287,14 @@ bool security_expire(Security *s, uint64_t since)
 
         if (t->expires > since && t->expires <= now) {
             security_move_principal(s, t->principal);
+            any = true;
+        }
+    }
+    for (size_t i = 0; i < s->store->n_certificates; i++) {
+        const Certificate *c = &s->store->certificates[i];
+
+        if (c->expires > since && c->expires <= now) {
+            security_move_principal(s, c->principal);
             any = true;
         }
     }

@@ -13,6 +13,10 @@ int security_accept(Security *s);
 void security_move_rule(Security *s, const Rule *rule);
 void security_move_principal(Security *s, const char *principal);
 
+/* May the caller let somebody in who holds what `as` (a user; NULL: nobody in particular) and the roles do? */
+int security_check_from_outside(Security *s, const Subject *caller, const char *as,
+                                char *const *roles, hybus_config_error *e);
+
 /* How many there were. */
 size_t security_end_sessions(Security *s, const char *user);
 bool security_expire_sessions(Security *s); /* whether there were any */

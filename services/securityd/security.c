@@ -4,6 +4,7 @@
 #include <time.h>
 
 #include "accepted.h"
+#include "authority.h"
 #include "binding.h"
 #include "security-internal.h"
 
@@ -315,6 +316,9 @@ int security_new(const SecuritySettings *settings, AuditSink sink, Security **re
         r = store_open(settings->state_directory, &s->store);
     if (r < 0)
         return r;
+    r = authority_publish(settings->state_directory, settings->runtime_directory);
+    if (r < 0 && r != -ENOENT)
+        hybus_log_errno(LOG_WARNING, r, "Servers cannot read the certificate of the authority");
     r = security_bindings_load(s);
     if (r < 0)
         return r;

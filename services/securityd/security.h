@@ -126,6 +126,16 @@ int security_add_token(Security *s, const Subject *caller, const char *name, con
                        char *const *roles, uint64_t lifetime_usec, char **ret_secret,
                        hybus_config_error *e);
 
+/* The authority for certificates of clients. -EEXIST: there is one. */
+int security_init_authority(Security *s, const Subject *caller);
+/* As security_add_token(): a key and its certificate (authority.h); `passphrase` NULL: as PEM. */
+int security_issue_certificate(Security *s, const Subject *caller, const char *name, const char *as,
+                               char *const *roles, uint64_t lifetime_usec, const char *passphrase,
+                               char **ret_bundle, hybus_config_error *e);
+int security_revoke_certificate(Security *s, const Subject *caller, const char *name); /* -ENOENT; 1 */
+/* NULL is not. */
+bool security_certificate_is_good(Security *s, const Certificate *c);
+
 /* An administrator. Of a device that nobody has claimed: for local root, or with the setup code. Later:
  * for those who may make tokens and hold all that they hand on. -EACCES, -EINVAL, -ENOBUFS; -EAGAIN
  * with *ret_wait in µs. After a failure all is as it was. */
@@ -136,6 +146,7 @@ int security_setup(Security *s, const Subject *caller, const char *code, const c
  * anonymous. */
 typedef struct Connect {
     const char *protocol, *peer, *tls, *bearer;
+    const char *cert_sha256; /* of a certificate that the server has verified, in hex */
 } Connect;
 int security_connect(Security *s, const Connect *c, Principal **ret, uint64_t *ret_wait);
 /* Its credential has been removed or has expired: it holds nothing any more. */

@@ -18,7 +18,6 @@ int store_anchor(const char *directory, char ret[64]);
 /* Both check what they are told. -EINVAL; -EEXIST: there is one of that name. */
 int store_put_user(Store *s, const User *u);
 int store_put_token(Store *s, const Token *t);
-int store_put_certificate(Store *s, const Certificate *c);
 
 /* The database. Loading: -ENOENT; -EBADMSG, -EPERM: it cannot be trusted; -EPROTONOSUPPORT: written by a
  * version that is too new for this one. */

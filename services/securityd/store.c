@@ -422,3 +422,25 @@ int store_put_certificate(Store *s, const Certificate *c)
     s->n_certificates++;
     return 0;
 }
+
+Certificate *store_certificate_of(Store *s, const uint8_t hash[SHA256_SIZE])
+{
+    Certificate *match = NULL;
+
+    for (size_t i = 0; i < s->n_certificates; i++)
+        if (CRYPTO_memcmp(s->certificates[i].hash, hash, SHA256_SIZE) == 0)
+            match = &s->certificates[i];
+    return match;
+}
+
+int store_remove_certificate(Store *s, const char *name)
+{
+    Certificate *c = store_certificate(s, name);
+
+    if (!c)
+        return -ENOENT;
+    certificate_done(c);
+    memmove(c, c + 1, (size_t)(s->certificates + s->n_certificates - c - 1) * sizeof *c);
+    s->n_certificates--;
+    return 0;
+}

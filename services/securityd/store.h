@@ -89,3 +89,7 @@ int store_remove_token(Store *s, const char *name);
 Token *store_match(Store *s, const char *secret);
 
 Certificate *store_certificate(Store *s, const char *name);
+/* Compares with all of them, in constant time. */
+Certificate *store_certificate_of(Store *s, const uint8_t hash[SHA256_SIZE]);
+int store_put_certificate(Store *s, const Certificate *c); /* copies; -EINVAL, -EEXIST, -ENOBUFS */
+int store_remove_certificate(Store *s, const char *name);

@@ -434,8 +434,99 @@ print(i + 1)
         assert answers == ["1000"]
     finally:
         device.run("rm", "-f", "/run/hybridos-tests/secrets")
-        device.run("bash", "-c", "for i in {0..999}; do busctl call org.hybridos.Security1 /org/hybridos/Security1 "
-                   "org.hybridos.Security1 RemoveToken s test-bound-$i; done", timeout=600)
+        as_user(device, '''
+connection = bus()
+for i in range(1000):
+    security(connection, "RemoveToken", "s", f"test-bound-{i}")
+''', user=None, timeout=600)
         policy(device, "revoke", "test-bound-role", check=False)
         policy(device, "revoke", "test-bound-server", check=False)
     assert "test-bound-" not in policy(device, "token", "list").stdout
+
+
+# --- certificates of clients -------------------------------------------------------------------------
+
+@pytest.fixture
+def certificate(device, alice):
+    """A client certificate of alice: the file with key and certificate, and its name."""
+    policy(device, "cert", "init", check=False)
+    device.wait(lambda: "Acceptable client certificate CA names" in device.run(
+        "sh", "-c", "echo | openssl s_client -connect localhost:8443 2>&1").stdout, "h-httpd asks for certificates")
+    path = f"/run/hybridos-tests/{alice}.pem"
+    device.run("mkdir", "-p", "/run/hybridos-tests", check=True)
+    policy(device, "cert", "issue", "--user", alice, "--out", path, alice)
+    yield path
+    policy(device, "cert", "revoke", alice, check=False)
+    device.run("rm", "-f", path)
+
+
+def test_a_certificate_opens_until_it_is_revoked(device, alice, certificate):
+    assert device.run("stat", "-c", "%a", certificate, check=True).stdout.strip() == "600"
+    assert ask(device, "/system/log")[0] == 401
+    assert ask(device, "/system/log", "--cert", certificate)[0] == 200
+    assert ask(device, "/system/log", "--cert", certificate, "--tlsv1.2", "--tls-max", "1.2")[0] == 200
+    # What the client says itself goes before what its TLS adds.
+    assert ask(device, "/system/log", "--cert", certificate, headers=("Authorization: Bearer hyb_wrong",))[0] == 401
+    # It rides along like a cookie: what changes something needs our own origin.
+    assert ask(device, "/nothing", "--cert", certificate, "--data", "")[0] == 403
+    assert ask(device, "/nothing", "--cert", certificate, "--data", "",
+               headers=("Origin: https://localhost:8443",))[0] != 403
+    listed = {c[0]: c for c in json.loads(policy(device, "--json", "cert", "list").stdout)}
+    assert listed[alice][2] == f"user:{alice}" and not int(listed[alice][5])
+    stream = device.popen("curl", "-sSkN", "--max-time", "120", "--cert", certificate, "--header",
+                          "Accept: text/event-stream", "https://localhost:8443/system/log/unit/test.service",
+                          stdout=subprocess.PIPE, text=True)
+    device.wait(lambda: "curl" in device.run("ss", "-tnp").stdout, "the stream is open")
+    policy(device, "cert", "revoke", alice)
+    assert stream.wait(timeout=60) is not None
+    assert ask(device, "/system/log", "--cert", certificate)[0] == 401
+    assert policy(device, "cert", "revoke", alice, check=False).returncode == 3
+    # Another one of the same name is another one.
+    again = certificate + ".new.pem"
+    policy(device, "cert", "issue", "--user", alice, "--out", again, alice)
+    assert ask(device, "/system/log", "--cert", certificate)[0] == 401
+    assert ask(device, "/system/log", "--cert", again)[0] == 200
+    policy(device, "user", "remove", alice)
+    assert ask(device, "/system/log", "--cert", again)[0] == 401
+    device.run("rm", "-f", again)
+
+
+def test_a_certificate_by_itself(device, alice, certificate):
+    """It is a principal of its own, by its hash; PKCS #12 for those who want that."""
+    name, path = alice + "-own", f"/run/hybridos-tests/{alice}-own.p12"
+    policy(device, "cert", "issue", "--expires", "3600", "--out", path, name, input="passphrase\n")
+    try:
+        principal = {c[0]: c for c in json.loads(policy(device, "--json", "cert", "list").stdout)}[name][2]
+        assert principal.startswith("cert:") and len(principal) == 69
+        given = ("--cert-type", "P12", "--cert", f"{path}:passphrase")
+        assert ask(device, "/system/log", *given)[0] == 403
+        policy(device, "grant", "--id", "test-cert", principal, "log.read")
+        assert ask(device, "/system/log", *given)[0] == 200
+    finally:
+        policy(device, "revoke", "test-cert", check=False)
+        policy(device, "cert", "revoke", name, check=False)
+        device.run("rm", "-f", path)
+
+
+def test_certificates_of_others(device, alice, certificate):
+    """One that somebody else signed ends the handshake; one that we signed but do not know opens nothing."""
+    made = device.put_text("""
+set -e
+cd /run/hybridos-tests
+openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout other.key -out other.crt -days 30 -subj /CN=other
+cat other.key other.crt > other.pem
+openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout forged.key -out forged.csr -subj /CN=forged
+openssl x509 -req -in forged.csr -CA /var/lib/hybridos/securityd/ca.pem -CAkey /var/lib/hybridos/securityd/ca-key.pem \
+    -days 30 -out forged.crt
+cat forged.key forged.crt > forged.pem
+""", "make-certificates.sh")
+    device.run("sh", made, check=True)
+    other = device.curl("/system/log", "--cert", "/run/hybridos-tests/other.pem")
+    assert other.returncode != 0 or other.stdout == ""
+    assert ask(device, "/system/log", "--cert", "/run/hybridos-tests/forged.pem")[0] == 401
+    # The key is nobody's but the agent's, and its certificate is everybody's.
+    assert device.run("cat", "/var/lib/hybridos/securityd/ca-key.pem", user="h-httpd").returncode != 0
+    assert "BEGIN CERTIFICATE" in device.run("cat", "/run/hybridos/security/ca.pem", user="nobody", check=True).stdout
+    verified = device.run("openssl", "verify", "-CAfile", "/run/hybridos/security/ca.pem", certificate)
+    assert verified.returncode == 0, verified.stderr
+    assert policy(device, "cert", "issue", "--out", "/tmp/x.pem", "x", check=False, user="nobody").returncode == 4
