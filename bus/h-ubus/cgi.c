@@ -69,7 +69,7 @@ int cgi_environment_make(const cgi_request *q, cgi_environment *e)
     const char *path = strempty(q->path), *name = strempty(q->name), *peer = strempty(q->peer);
     const char *rest = startswith(path, name), *path_variable = getenv("PATH");
     size_t address = strlen(peer);
-    char length[24];
+    char length[24], handle[24];
     int r;
 
     /* "192.0.2.7:4711" and "[2001:db8::1]:4711": the address alone. */
@@ -80,6 +80,7 @@ int cgi_environment_make(const cgi_request *q, cgi_environment *e)
     if (rest && *name && (!*rest || *rest == '/'))
         path = rest;
     snprintf(length, sizeof length, "%zu", q->n_body);
+    snprintf(handle, sizeof handle, "%llu", (unsigned long long)q->handle);
     const struct {
         const char *name, *value;
     } items[] = {
@@ -94,6 +95,7 @@ int cgi_environment_make(const cgi_request *q, cgi_environment *e)
         {"REMOTE_USER", strempty(q->principal)},
         {"REQUEST_ID", strempty(q->id)},
         {"CONTENT_LENGTH", length},
+        {"HYBRIDOS_HANDLE", handle},
     };
 
     for (size_t i = 0; i < ELEMENTS(items); i++) {

@@ -16,6 +16,7 @@ typedef struct cgi_header {
 typedef struct cgi_request {
     const char *id, *name, *protocol, *method, *path, *query, *principal, *peer;
     uint32_t deadline_ms;
+    uint64_t handle;
     size_t n_body;
     cgi_header headers[CGI_HEADERS_MAX];
     size_t n_headers;

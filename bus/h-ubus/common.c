@@ -3,6 +3,7 @@
 #include <stdarg.h>
 #include <time.h>
 
+#include "hybus/bound.h"
 #include "ubus.h"
 
 #define DBUS_ERROR "org.freedesktop.DBus.Error."
@@ -144,6 +145,13 @@ static int connect_bus(ubus *u, bool monitor)
     /* Waits for the Hello, so that a bus that is not there is told from a service that is not. */
     if (r >= 0)
         r = sd_bus_get_unique_name(u->bus, &unique);
+    if (r >= 0 && u->bound) {
+        r = hybus_bus_bind(u->bus, u->handle, NULL);
+        if (r >= 0)
+            return UBUS_OK;
+        ubus_failed("cannot act for that principal", NULL, r);
+        return r == -ENOENT ? UBUS_NOT_FOUND : UBUS_DENIED;
+    }
     if (r >= 0)
         return UBUS_OK;
     ubus_failed("no connection to the bus", NULL, r);

@@ -19,7 +19,7 @@ _h_ubus_members() {
 _h_ubus() {
     local verbs=(list call get set listen subscribe send wait_for monitor respond)
     local options=(--help --version --address --user --system --timeout --compact --pretty --quiet
-        --verbose --all --objects --signature --destination --count --interfaces --endpoint)
+        --verbose --all --objects --signature --destination --count --interfaces --endpoint --for)
     local line=${COMP_LINE:0:COMP_POINT} words=() cur= verb= name= path= bus=() found i kind
     COMPREPLY=()
     # By blanks alone: bash itself would also split the address of a bus, at "=" and ":".
@@ -32,7 +32,7 @@ _h_ubus() {
         case ${words[i]} in
         --user | --system | --address=* | --interfaces=*) bus+=("${words[i]}") ;;
         --address | --interfaces) bus+=("${words[i]}=${words[++i]}") ;;
-        -t | -s | -d | -n | --timeout | --signature | --destination | --count | --endpoint) i=$((i + 1)) ;;
+        -t | -s | -d | -n | --timeout | --signature | --destination | --count | --endpoint | --for) i=$((i + 1)) ;;
         --) [[ $verb == respond ]] && name=-- ;;
         -*) ;;
         *)

@@ -277,6 +277,8 @@ static int read_field(sd_bus_message *m, cgi_request *q, int *ret_body)
             return sd_bus_message_read(m, "v", "s", strings[i].value);
     if (streq(key, "deadline") && streq(contents, "u"))
         return sd_bus_message_read(m, "v", "u", &q->deadline_ms);
+    if (streq(key, "handle") && streq(contents, "t"))
+        return sd_bus_message_read(m, "v", "t", &q->handle);
     if (streq(key, "body") && streq(contents, "h"))
         return sd_bus_message_read(m, "v", "h", ret_body);
     if (!streq(key, "headers") || !streq(contents, "a(ss)"))

@@ -44,10 +44,11 @@ static const struct option options[] = {
     {"count", required_argument, NULL, 'n'},
     {"interfaces", required_argument, NULL, 'I'},
     {"endpoint", required_argument, NULL, 'E'},
+    {"for", required_argument, NULL, 'F'},
     {},
 };
 static const char short_options[] = "+ht:SPqvaos:d:n:";
-static const char common[] = "hVAUYtSPqI";
+static const char common[] = "hVAUYtSPqIF";
 
 static int help(void)
 {
@@ -56,6 +57,7 @@ static int help(void)
         printf("  %-10s%s\n            %s\n", verbs[i].name, verbs[i].arguments, verbs[i].help);
     printf("\n"
            "  -t, --timeout=SECONDS    how long to wait (25 for answers, for ever for signals)\n"
+           "      --for=HANDLE         act for the principal of a request (HYBRIDOS_HANDLE)\n"
            "  -S, --compact            JSON in one line; the default unless on a terminal\n"
            "  -P, --pretty             JSON in several lines\n"
            "  -q, --quiet              no notes on standard error, only errors\n"
@@ -157,6 +159,11 @@ static int parse_options(ubus *u, int argc, char *argv[], char given[static 64])
         case 'n':
             if (!parse_count(optarg, &u->count))
                 return -ubus_usage_error("'%s' is not a count", optarg);
+            break;
+        case 'F':
+            if (!streq(optarg, "0") && !parse_count(optarg, &u->handle))
+                return -ubus_usage_error("'%s' is not a handle", optarg);
+            u->bound = true;
             break;
         case 'E':
             u->endpoint = optarg;

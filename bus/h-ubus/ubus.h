@@ -31,6 +31,8 @@ typedef struct ubus {
     bool pretty;
     uint64_t timeout_usec; /* UINT64_MAX: for ever */
     bool timeout_given;
+    bool bound;      /* acts for the principal `handle` */
+    uint64_t handle;
     uint64_t count; /* signals to wait for; 0: no end */
 } ubus;
 

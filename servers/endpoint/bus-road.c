@@ -314,6 +314,8 @@ static int begin_message(bus_call *b, entry *e, const endpoint_request_info *i)
         k = append_string(m, "query", strempty(i->query));
     if (k >= 0)
         k = append_string(m, "principal", r->peer->principal->name);
+    if (k >= 0) /* so that the responder can act for it on the bus */
+        k = sd_bus_message_append(m, "{sv}", "handle", "t", r->peer->principal->handle);
     if (k >= 0)
         k = append_string(m, "peer", strempty(r->peer->connection.peer));
     if (k >= 0)

@@ -17,11 +17,11 @@ _h_policy_granted() {
 }
 
 _h_policy() {
-    local verbs="status setup check list grant revoke reload explain audit user session token"
+    local verbs="status setup check list grant revoke reload explain audit user session cert token"
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]} verb= sub= n=0 i
     for ((i = 1; i < COMP_CWORD; i++)); do
         case ${COMP_WORDS[i]} in
-        --id | --when | --user | --role | --expires | --subject | --limit) ((i++)) ;;
+        --id | --when | --user | --role | --expires | --subject | --limit | --out) ((i++)) ;;
         -*) ;;
         *)
             ((n++))
@@ -32,6 +32,7 @@ _h_policy() {
     case $prev in
     --when) _h_policy_words "encrypted local remote protocol=http" && return ;;
     --user) _h_policy_words "$(_h_policy_names user list)" && return ;;
+    --out) COMPREPLY=($(compgen -f -- "$cur")) && return ;;
     --id | --role | --expires | --subject | --limit) return ;;
     esac
     if [[ $cur == -* ]]; then
@@ -39,6 +40,7 @@ _h_policy() {
         setup) _h_policy_words "--user --code --json --help" ;;
         grant) _h_policy_words "--id --when --json --help" ;;
         audit) _h_policy_words "--subject --limit --json --help" ;;
+        cert) _h_policy_words "--user --role --expires --out --json --help" ;;
         user) _h_policy_words "--role --json --help" ;;
         token) _h_policy_words "--user --role --expires --json --help" ;;
         *) _h_policy_words "--json --help --version" ;;
@@ -48,9 +50,11 @@ _h_policy() {
     case $verb,$n in
     ,0) _h_policy_words "$verbs" ;;
     user,1) _h_policy_words "add list password remove roles" ;;
+    cert,1) _h_policy_words "init issue list revoke" ;;
     session,1) _h_policy_words "list remove" ;;
     token,1) _h_policy_words "add list remove" ;;
     user,2) [[ $sub == remove || $sub == password || $sub == roles ]] && _h_policy_words "$(_h_policy_names user list)" ;;
+    cert,2) [[ $sub == revoke ]] && _h_policy_words "$(_h_policy_names cert list)" ;;
     session,2 | token,2) [[ $sub == remove ]] && _h_policy_words "$(_h_policy_names "$verb" list)" ;;
     revoke,1) _h_policy_words "$(_h_policy_granted)" ;;
     explain,3) _h_policy_words "method get set signal" ;;

@@ -444,6 +444,36 @@ for i in range(1000):
     assert "test-bound-" not in policy(device, "token", "list").stdout
 
 
+def test_an_app_acts_for_who_asked_it(device, alice, token):
+    """The handle goes with a request: an app calls for its client what both may, and nothing else."""
+    app = device.user("test-acting", 60992, groups=("hybridos",))
+    policy(device, "grant", "--id", "test-acting", f"unix:{app}", "endpoint.register", "endpoint.register:/test-acting",
+           "log.statistics", "security.read")
+    policy(device, "grant", "--id", "test-acting-alice", f"user:{alice}", "endpoint.read:/test-acting")
+    script = device.put_text("""
+echo
+for what in "org.hybridos.Log1 GetStatistics" "org.hybridos.Security1 ListRules"; do
+    set -- $what
+    h-ubus --for="$HYBRIDOS_HANDLE" call $1 $1.$2 >/dev/null 2>&1; echo "$2 for $REMOTE_USER: $?"
+    h-ubus call $1 $1.$2 >/dev/null 2>&1; echo "$2: $?"
+done
+h-ubus --for=4711 call org.hybridos.Log1 org.hybridos.Log1.GetStatistics >/dev/null 2>&1; echo "invented: $?"
+""", "acting.sh")
+    process = device.popen("h-ubus", "respond", "--endpoint=/test-acting", "--", "sh", script, user=app)
+    try:
+        header = (f"Authorization: Bearer {token}",)
+        device.wait(lambda: ask(device, "/test-acting", headers=header)[0] == 200, "the app answers")
+        assert ask(device, "/test-acting", headers=header)[2].splitlines() == [
+            f"GetStatistics for user:{alice}: 0", "GetStatistics: 0",
+            f"ListRules for user:{alice}: 4", "ListRules: 0", "invented: 3"]
+    finally:
+        process.kill()
+        process.wait()
+        policy(device, "revoke", "test-acting", check=False)
+        policy(device, "revoke", "test-acting-alice", check=False)
+        device.run("userdel", app)
+
+
 # --- certificates of clients -------------------------------------------------------------------------
 
 @pytest.fixture
