@@ -10,6 +10,7 @@
 #include <sys/stat.h>
 
 #include "agent-socket.h"
+#include "password.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -99,9 +100,10 @@ static bool is_one_of(const json_t *q, const char *const *ops)
 static void check(Security *s, uint32_t uid, const char *packet, size_t size)
 {
     static const char *const open[] = {"hello", NULL};
-    static const char *const of_daemons[] = {"hello", "row", "judge", "connect", NULL};
+    static const char *const of_daemons[] = {"hello", "row", "judge", "connect", "login", "logout", NULL};
     const uint64_t generation = security_generation(s);
-    const size_t tokens = s->store->n_tokens;
+    const size_t tokens = s->store->n_tokens, users = s->store->n_users;
+    const size_t certificates = s->store->n_certificates;
     json_t *q = json_loadb(packet, size, JSON_REJECT_DUPLICATES, NULL), *j = NULL;
     char *answer = NULL;
     int r = agent_socket_feed(s, uid, packet, size, &answer);
@@ -116,6 +118,7 @@ static void check(Security *s, uint32_t uid, const char *packet, size_t size)
     }
     if (uid != 0) {
         assert(security_generation(s) == generation && s->store->n_tokens == tokens);
+        assert(s->store->n_users == users && s->store->n_certificates == certificates);
         assert(!json_is_true(json_object_get(j, "ok")) ||
                is_one_of(q, uid == DAEMON ? of_daemons : open));
     }
@@ -132,6 +135,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
     if (!registered)
         registered = atexit(close_security) == 0;
+    password_cost = 1;
     if (!security)
         security = open_security();
     while (at < end) {
@@ -143,7 +147,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         at += n + 1;
     }
     /* What root makes adds up. */
-    if (security->store->n_tokens > 16)
+    if (security->store->n_tokens > 16 || security->store->n_certificates > 16)
         close_security();
     return 0;
 }
