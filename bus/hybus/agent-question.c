@@ -292,6 +292,7 @@ int hybus_agent_check_connection(hybus_agent *a, const hybus_connection *c,
 
     if (!o || set_string(o, "peer", c->peer) | set_string(o, "local", c->local) |
                   set_string(o, "tls", c->tls) | set_string(o, "cert_sha256", c->cert_sha256) |
+                  set_string(o, "node", c->node) | set_string(o, "node_key", c->node_key) |
                   set_string(o, "bearer", c->bearer)) {
         json_decref(o);
         return -EINVAL;

@@ -136,6 +136,8 @@ typedef struct hybus_connection {
     const char *tls;       /* "TLSv1.3 TLS_AES_128_GCM_SHA256", NULL: not encrypted */
     const char *cert_sha256; /* of a verified client certificate, hexadecimal */
     const char *bearer;    /* RFC 6750 token; wiped from the packet after sending */
+    const char *node;      /* whose key the peer has shown to have, and which key that was */
+    const char *node_key;  /* (docs/protocols/agent.md: psk) */
 } hybus_connection;
 
 typedef struct hybus_principal {

@@ -16,20 +16,6 @@ struct CoapdBus {
 /* --- what every server tells --------------------------------------------------------------------
  */
 
-static const char *protocol_of(const CoapdSession *s)
-{
-    switch (coap_session_get_proto(s->session)) {
-    case COAP_PROTO_DTLS:
-        return "coaps";
-    case COAP_PROTO_TCP:
-        return "coap+tcp";
-    case COAP_PROTO_TLS:
-        return "coaps+tcp";
-    default:
-        return "coap";
-    }
-}
-
 static void each_client(void *server, endpoint_client_each each, void *to)
 {
     Coapd *d = server;
@@ -39,7 +25,7 @@ static void each_client(void *server, endpoint_client_each each, void *to)
         const CoapdSession *s = list_entry(n, CoapdSession, node);
         const char *principal = s->peer ? endpoint_peer_principal(s->peer) : "";
         endpoint_client client = {.id = s->id,
-                                  .protocol = protocol_of(s),
+                                  .protocol = s->road->protocol,
                                   .peer = s->peer_name,
                                   .principal = *principal ? principal : "anonymous",
                                   .since_usec = s->since_usec,
@@ -56,8 +42,7 @@ static int kick(void *server, uint64_t id)
     if (!s)
         return -ENOENT;
     d->counters.kicked++;
-    coapd_session_end(s);
-    coap_session_disconnected(s->session, COAP_NACK_NOT_DELIVERABLE);
+    coapd_session_close(s);
     return 0;
 }
 
@@ -66,7 +51,7 @@ static void each_listener(void *server, endpoint_listener_each each, void *to)
     const Coapd *d = server;
 
     for (size_t i = 0; i < d->n_listeners; i++)
-        each(d->listeners[i].address, d->listeners[i].port, "udp", to);
+        each(d->listeners[i].address, d->listeners[i].port, coapd_door_name(d->listeners[i].kind), to);
 }
 
 static void each_counter(void *server, endpoint_counter_each each, void *to)

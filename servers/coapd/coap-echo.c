@@ -26,7 +26,7 @@ void coapd_verified(CoapdSession *s)
 {
     if (s->verified)
         return;
-    s->verified = true;
+    s->verified = true; /* the library's road: others begin so */
     coap_session_set_max_retransmit(s->session, RETRANSMISSIONS_ALL);
 }
 
@@ -34,24 +34,21 @@ void coapd_verified(CoapdSession *s)
 void coapd_echo_begin(CoapdSession *s)
 {
     const char *verify = s->coapd->settings->verify;
-    const coap_address_t *remote = coap_session_get_addr_remote(s->session);
-    bool local = endpoint_address_is_loopback((const endpoint_address *)&remote->addr);
+    bool local = endpoint_address_is_loopback(&s->remote);
 
-    s->verified = coap_session_get_proto(s->session) != COAP_PROTO_UDP || streq(verify, "never") ||
-                  (local && streq(verify, "remote"));
+    s->verified = streq(verify, "never") || (local && streq(verify, "remote"));
     if (!s->verified)
         coap_session_set_max_retransmit(s->session, RETRANSMISSIONS);
 }
 
 static void sign(const CoapdSession *s, uint32_t seconds, uint8_t ret[COAPD_ECHO_SIZE])
 {
-    const coap_address_t *remote = coap_session_get_addr_remote(s->session);
     unsigned char text[4 + ENDPOINT_ADDRESS_TEXT] = {}, digest[EVP_MAX_MD_SIZE] = {};
     unsigned size = 0;
 
     for (int i = 0; i < 4; i++)
         ret[i] = text[i] = (uint8_t)(seconds >> (24 - 8 * i));
-    endpoint_address_format(&remote->addr.sa, (char *)text + 4);
+    endpoint_address_format(&s->remote.sa, (char *)text + 4);
     HMAC(EVP_sha256(), s->coapd->echo_key, sizeof(s->coapd->echo_key), text, sizeof(text), digest,
          &size);
     memcpy(ret + 4, digest, COAPD_ECHO_SIZE - 4);

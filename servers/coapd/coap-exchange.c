@@ -825,19 +825,13 @@ static void take_message(const coap_pdu_t *request, coapd_message *m)
         memcpy(m->token, token.s, m->token_size);
 }
 
-void coapd_on_request(coap_resource_t *resource, coap_session_t *session, const coap_pdu_t *request,
-                      const coap_string_t *query, coap_pdu_t *response)
+void coapd_take_request(CoapdSession *s, const coap_pdu_t *request)
 {
-    Coapd *d = coap_get_app_data(coap_session_get_context(session));
-    CoapdSession *s = coapd_session_get(d, session);
+    Coapd *d = s->coapd;
     coap_pdu_code_t refused;
     coapd_question q;
     coapd_message m;
 
-    /* An empty message that is not confirmable is dropped: we answer by ourselves, now or later. */
-    coap_pdu_set_type(response, COAP_MESSAGE_NON);
-    if (!s || coap_is_mcast(coap_session_get_addr_local(session)))
-        return;
     take_message(request, &m);
     if (coapd_record_again(s, &m))
         return;
@@ -854,11 +848,25 @@ void coapd_on_request(coap_resource_t *resource, coap_session_t *session, const 
         coapd_observer_cancel(s, &m);
     if (refused) {
         d->counters.malformed++;
-        refuse(s, &m, refused);
+        /* Nobody waits to be told of an option that is not understood (RFC 7252, 5.4.1). */
+        if (refused != COAP_RESPONSE_CODE(402) || m.confirmable || s->reliable)
+            refuse(s, &m, refused);
     } else {
         serve(s, &m, &q);
     }
     coapd_session_release(s);
+}
+
+void coapd_on_request(coap_resource_t *resource, coap_session_t *session, const coap_pdu_t *request,
+                      const coap_string_t *query, coap_pdu_t *response)
+{
+    CoapdSession *s =
+        coapd_session_get(coap_get_app_data(coap_session_get_context(session)), session);
+
+    /* An empty message that is not confirmable is dropped: we answer by ourselves, now or later. */
+    coap_pdu_set_type(response, COAP_MESSAGE_NON);
+    if (s && !coap_is_mcast(coap_session_get_addr_local(session)))
+        coapd_take_request(s, request);
 }
 
 int coapd_exchange_of_value(CoapdSession *s, uint64_t key, const void *body, size_t size,

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Listening sockets: what settings and claim allow (endpoint/doors.h) is kept open. The library
- * makes the sockets, so none come from systemd; CoAP's ports are above 1024. */
+ * makes those for UDP, so none come from systemd; CoAP's ports are above 1024. */
 
-#include "coapd.h"
+#include "coap-connection.h"
 
 #include <hybus/log.h>
 
@@ -21,21 +21,43 @@ static coap_address_t library_address(const endpoint_address *a)
     return out;
 }
 
-static int open_door(Coapd *d, const endpoint_door *door)
+static int open_library(Coapd *d, CoapdListener *l)
 {
-    CoapdListener *l = &d->listeners[d->n_listeners];
-    coap_address_t address = library_address(&door->address);
+    coap_address_t address = library_address(&l->bound);
 
-    *l = (CoapdListener){.bound = door->address, .kind = door->kind};
     errno = 0;
     l->endpoint = coap_new_endpoint(d->context, &address, COAP_PROTO_UDP);
     if (!l->endpoint)
         return errno ? -errno : -EADDRINUSE;
     l->fd = coapd_peek_find(&l->bound, SOCK_DGRAM);
+    return 0;
+}
+
+const char *coapd_door_name(unsigned kind)
+{
+    static const char *const names[] = {[COAPD_DOOR_UDP] = "udp",
+                                        [COAPD_DOOR_TCP] = "tcp",
+                                        [COAPD_DOOR_DTLS] = "dtls",
+                                        [COAPD_DOOR_TLS] = "tls"};
+
+    return names[kind];
+}
+
+static int open_door(Coapd *d, const endpoint_door *door)
+{
+    CoapdListener *l = &d->listeners[d->n_listeners];
+    int r;
+
+    *l = (CoapdListener){.coapd = d, .bound = door->address, .kind = door->kind, .fd = -1};
+    r = l->kind == COAPD_DOOR_UDP    ? open_library(d, l)
+        : l->kind == COAPD_DOOR_DTLS ? coapd_flow_listen(d, l)
+                                     : coapd_pipe_listen(d, l);
+    if (r < 0)
+        return r;
     l->port = endpoint_address_port(&l->bound);
     endpoint_address_format_host(&l->bound.sa, l->address);
     d->n_listeners++;
-    hybus_info("listening on %s port %u (udp)", l->address, l->port);
+    hybus_info("listening on %s port %u (%s)", l->address, l->port, coapd_door_name(l->kind));
     return 0;
 }
 
@@ -45,6 +67,8 @@ static bool is_covered(const Coapd *d, const endpoint_door *door)
 {
     const endpoint_address *a = &door->address;
 
+    if (door->kind != COAPD_DOOR_UDP)
+        return false;
     if (a->sa.sa_family != AF_INET || a->in.sin_addr.s_addr != htonl(INADDR_ANY))
         return false;
     for (size_t i = 0; i < d->n_listeners; i++) {
@@ -77,33 +101,58 @@ static int open_family(Coapd *d, endpoint_doors *doors, sa_family_t family)
 }
 
 /* The library cannot close a socket whose sessions are in use, and tells nobody when it forgets
- * them.
- */
+ * them. DTLS goes through its listener's socket; connections of TCP live on without theirs. */
 static void forget_sessions_of(Coapd *d, const CoapdListener *l)
 {
     for (list *n = d->sessions.next, *next; n != &d->sessions; n = next) {
         CoapdSession *s = list_entry(n, CoapdSession, node);
 
         next = n->next;
-        if (coap_address_get_port(coap_session_get_addr_local(s->session)) != l->port)
+        if (s->port != l->port || !s->session != !l->endpoint || s->reliable)
             continue;
-        coapd_session_end(s);
-        coap_session_disconnected(s->session, COAP_NACK_NOT_DELIVERABLE);
-        coapd_session_forget(s);
+        coapd_session_close(s);
+        if (l->endpoint)
+            coapd_session_forget(s);
     }
 }
 
 static void listener_close(Coapd *d, size_t at)
 {
-    forget_sessions_of(d, &d->listeners[at]);
-    coap_free_endpoint(d->listeners[at].endpoint);
-    d->listeners[at] = d->listeners[--d->n_listeners];
+    CoapdListener *l = &d->listeners[at];
+
+    forget_sessions_of(d, l);
+    if (l->endpoint) {
+        coap_free_endpoint(l->endpoint);
+    } else {
+        sd_event_source_disable_unref(l->io);
+        coapd_flow_unlisten(l);
+        safe_close(l->fd);
+    }
+    *l = d->listeners[--d->n_listeners];
+    if (l->io)
+        (void)sd_event_source_set_userdata(l->io, l);
 }
 
 void coapd_listen_close(Coapd *d)
 {
     while (d->n_listeners > 0)
         listener_close(d, d->n_listeners - 1);
+}
+
+static int want_all(const Coapd *d, endpoint_doors *doors)
+{
+    char *const *const entries[] = {[COAPD_DOOR_UDP] = d->settings->udp,
+                                    [COAPD_DOOR_TCP] = d->settings->tcp,
+                                    [COAPD_DOOR_DTLS] = d->settings->dtls,
+                                    [COAPD_DOOR_TLS] = d->settings->tls};
+    int result = 0;
+
+    for (unsigned kind = 0; kind < ELEMENTS(entries); kind++) {
+        int r = endpoint_doors_want(doors, entries[kind], kind);
+
+        result = result < 0 ? result : r;
+    }
+    return result;
 }
 
 int coapd_listen_update(Coapd *d)
@@ -113,7 +162,7 @@ int coapd_listen_update(Coapd *d)
 
     if (d->draining)
         return 0;
-    result = endpoint_doors_want(&doors, d->settings->udp, COAPD_DOOR_UDP);
+    result = want_all(d, &doors);
     for (size_t i = d->n_listeners; i-- > 0;)
         if (!endpoint_doors_find(&doors, &d->listeners[i].bound, d->listeners[i].kind))
             listener_close(d, i);

@@ -25,6 +25,7 @@ static const option options[] = {
     {COAP_OPTION_BLOCK2, 0, 3, false},     {COAP_OPTION_BLOCK1, 0, 3, false},
     {COAP_OPTION_SIZE2, 0, 4, false},      {COAP_OPTION_SIZE1, 0, 4, false},
     {COAP_OPTION_ECHO, 1, 40, false},      {COAP_OPTION_NORESPONSE, 0, 1, false},
+    {COAP_OPTION_PROXY_URI, 1, 255, false}, {COAP_OPTION_PROXY_SCHEME, 1, 255, false},
     {OPTION_REQUEST_TAG, 0, 8, true},
 };
 
@@ -199,6 +200,9 @@ static coap_pdu_code_t take_option(walk *w, uint16_t number, span v)
     case COAP_OPTION_NORESPONSE:
         q->no_response = (uint8_t)number_of(v);
         return 0;
+    case COAP_OPTION_PROXY_URI:
+    case COAP_OPTION_PROXY_SCHEME:
+        return COAP_RESPONSE_CODE(505);
     case OPTION_REQUEST_TAG:
         break;
     default:
@@ -222,7 +226,7 @@ static coap_pdu_code_t check_option(walk *w, uint16_t number, span v)
             return number & 1 ? COAP_RESPONSE_CODE(402) : 0;
         return take_option(w, number, v);
     }
-    return 0; /* the library has refused unknown critical ones */
+    return number & 1 ? COAP_RESPONSE_CODE(402) : 0;
 }
 
 static bool take_method(coapd_question *q, coap_pdu_code_t code)

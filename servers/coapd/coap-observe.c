@@ -9,7 +9,6 @@
 
 #define FAST_USEC (3u * 1000000u)    /* between two when the round trip is not known (4.5.1) */
 #define UNCONFIRMED_MAX 4u           /* then one that asks for an acknowledgement */
-#define BLIND_USEC (100u * 1000000u) /* between two of these when we cannot see what comes back */
 #define OVERDUE_USEC                                                                               \
     (110u * 1000000u) /* the library has given up by then, whatever the clock did */
 
@@ -87,10 +86,6 @@ static coapd_value *value_get(Coapd *d, const endpoint_value *of)
 /* --- sending ------------------------------------------------------------------------------------
  */
 
-static bool can_see(const CoapdObserver *o)
-{
-    return coap_session_get_proto(o->session->session) == COAP_PROTO_UDP;
-}
 
 static bool must_confirm(const CoapdObserver *o, uint64_t now)
 {
@@ -98,8 +93,6 @@ static bool must_confirm(const CoapdObserver *o, uint64_t now)
 
     if (o->session->reliable)
         return false;
-    if (!can_see(o))
-        return o->confirm_usec == 0 || since > BLIND_USEC;
     return o->confirm_usec == 0 || !o->session->verified || o->unconfirmed >= UNCONFIRMED_MAX ||
            since > o->session->coapd->settings->confirm;
 }
@@ -110,7 +103,7 @@ static coap_mid_t push(CoapdObserver *o, coapd_answer *a, bool confirm)
     uint64_t now = timer_now();
 
     o->message.confirmable = confirm;
-    o->message.mid = coap_new_message_id(o->session->session);
+    o->message.mid = coapd_session_mid(o->session);
     o->mid = o->message.mid;
     o->sent_usec = now;
     d->counters.notifications++;
@@ -118,7 +111,7 @@ static coap_mid_t push(CoapdObserver *o, coapd_answer *a, bool confirm)
         d->counters.notifications_confirmable++;
         o->confirm_usec = now;
         o->unconfirmed = 0;
-        o->outstanding = can_see(o);
+        o->outstanding = true;
     } else {
         o->unconfirmed++;
     }
@@ -202,7 +195,7 @@ static void flush(CoapdObserver *o)
 {
     uint64_t now = timer_now(), next = o->sent_usec + pause_of(o);
 
-    if (!o->registered || o->outstanding)
+    if (!o->registered || o->outstanding || (!o->ended && coapd_session_is_full(o->session)))
         return;
     if (o->ended) {
         push_end(o, coapd_code_of(o->status, "GET"));
@@ -364,6 +357,16 @@ void coapd_observer_cancel(CoapdSession *s, const coapd_message *m)
 
     if (o)
         coapd_observer_free(o);
+}
+
+void coapd_observers_flush(CoapdSession *s)
+{
+    coapd_session_hold(s);
+    for (list *n = s->observers.next, *next; n != &s->observers; n = next) {
+        next = n->next;
+        flush(list_entry(n, CoapdObserver, node));
+    }
+    coapd_session_release(s);
 }
 
 /* --- what the client says to it -----------------------------------------------------------------

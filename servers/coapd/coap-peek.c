@@ -2,8 +2,8 @@
 /* The library tells nobody when a message of ours is acknowledged, nor when a client answers a
  * notification that asked for no acknowledgement with a Reset, although RFC 7641 (3.6) makes that
  * the end of the observation. Both are bare headers of four bytes: while somebody observes, we look
- * at the head of each datagram before the library takes it. (What is encrypted stays hidden; such
- * observers are found out by their next confirmable notification.) */
+ * at the head of each datagram before the library takes it. What is encrypted comes on a road of
+ * ours (coap-dtls.c), which sees it. */
 
 #include "coapd.h"
 
@@ -34,6 +34,8 @@ static void tell(CoapdSession *s, void *userdata)
 {
     const head *h = userdata;
 
+    if (!s->session)
+        return;
     if (h->reset)
         coapd_observer_lost(s, h->mid, true);
     else

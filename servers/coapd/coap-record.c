@@ -117,16 +117,16 @@ static void send_empty(CoapdSession *s, coap_mid_t mid)
     coap_pdu_t *p = coap_pdu_init(COAP_MESSAGE_ACK, 0, mid, 0);
 
     if (p)
-        (void)coap_send(s->session, p);
+        (void)coapd_session_send(s, p);
 }
 
 static coap_mid_t send_answer(CoapdSession *s, const coapd_message *m, const coapd_answer *a,
                               coap_pdu_type_t type, coap_mid_t mid)
 {
     coap_pdu_t *p = coapd_answer_pdu(a, type, mid, m->token, m->token_size,
-                                     coap_session_max_pdu_size(s->session));
+                                     coapd_session_message_max(s));
 
-    return p ? coap_send(s->session, p) : COAP_INVALID_MID;
+    return p ? coapd_session_send(s, p) : COAP_INVALID_MID;
 }
 
 bool coapd_record_again(CoapdSession *s, const coapd_message *m)
@@ -175,7 +175,7 @@ coap_mid_t coapd_send_answer(CoapdSession *s, coapd_message *m, const coapd_answ
     }
     if (!m->confirmable || m->acknowledged || s->reliable) {
         type = m->confirmable ? COAP_MESSAGE_CON : COAP_MESSAGE_NON;
-        mid = coap_new_message_id(s->session);
+        mid = coapd_session_mid(s);
     }
     if (m->acknowledged)
         s->coapd->counters.separate++;

@@ -2,8 +2,9 @@
 /* One remote address and port, and whom it stands for. The library bounds sessions that are idle
  * and forgets the oldest; those in use are held, and bounded by what they do. */
 
-#include "coapd.h"
+#include "coap-connection.h"
 
+#include <openssl/rand.h>
 #include <time.h>
 
 #define OVERHEAD 128u /* bytes of a message that are not payload: header, token, options */
@@ -26,25 +27,55 @@ uint32_t coapd_address_hash(const struct sockaddr *sa)
     return h % COAPD_SESSION_BUCKETS;
 }
 
-static const struct sockaddr *remote_of(const CoapdSession *s)
+/* --- the library's road -------------------------------------------------------------------------
+ */
+
+static coap_mid_t library_send(CoapdSession *s, coap_pdu_t *p)
 {
-    return &coap_session_get_addr_remote(s->session)->addr.sa;
+    return coap_send(s->session, p);
 }
+
+static const coapd_road library_road = {.protocol = "coap", .send = library_send};
+
+coap_mid_t coapd_session_send(CoapdSession *s, coap_pdu_t *p)
+{
+    if (!s->closed)
+        return s->road->send(s, p);
+    coap_delete_pdu(p);
+    return COAP_INVALID_MID;
+}
+
+coap_mid_t coapd_session_mid(CoapdSession *s)
+{
+    return s->session ? coap_new_message_id(s->session) : ++s->next_mid;
+}
+
+size_t coapd_session_message_max(const CoapdSession *s)
+{
+    return s->session ? coap_session_max_pdu_size(s->session) : s->message_max;
+}
+
+bool coapd_session_is_full(const CoapdSession *s)
+{
+    return s->road->full && s->road->full(s);
+}
+
+/* --- sessions -----------------------------------------------------------------------------------
+ */
 
 void coapd_session_each_of(Coapd *d, const struct sockaddr *remote,
                            void (*f)(CoapdSession *s, void *userdata), void *userdata)
 {
     for (CoapdSession *s = d->buckets[coapd_address_hash(remote)], *next; s; s = next) {
         next = s->next;
-        if (endpoint_address_equal((const endpoint_address *)remote_of(s),
-                                   (const endpoint_address *)remote))
+        if (endpoint_address_equal(&s->remote, (const endpoint_address *)remote))
             f(s, userdata);
     }
 }
 
 static void link_session(Coapd *d, CoapdSession *s)
 {
-    CoapdSession **bucket = &d->buckets[coapd_address_hash(remote_of(s))];
+    CoapdSession **bucket = &d->buckets[coapd_address_hash(&s->remote.sa)];
 
     s->next = *bucket;
     *bucket = s;
@@ -61,41 +92,98 @@ static uint64_t wall_clock(void)
     return (uint64_t)t.tv_sec * 1000000u + (uint64_t)t.tv_nsec / 1000u;
 }
 
-CoapdSession *coapd_session_get(Coapd *d, coap_session_t *session)
+static CoapdSession *session_new(Coapd *d, const coapd_road *road, const endpoint_address *remote,
+                                 const endpoint_address *local)
 {
-    CoapdSession *s = coap_session_get_app_data(session);
+    CoapdSession *s = calloc(1, sizeof(*s));
 
-    if (s)
-        return s;
-    s = calloc(1, sizeof(*s));
     if (!s)
         return NULL;
     s->coapd = d;
-    s->session = session;
+    s->road = road;
+    s->remote = *remote;
+    s->port = endpoint_address_port(local);
     s->id = ++d->next_id;
     s->since_usec = wall_clock();
-    s->reliable = COAP_PROTO_RELIABLE(coap_session_get_proto(session));
+    s->reliable = road->reliable;
     list_init(&s->exchanges);
     list_init(&s->observers);
     list_init(&s->records);
-    endpoint_address_format(remote_of(s), s->peer_name);
-    endpoint_address_format_host(&coap_session_get_addr_local(session)->addr.sa, s->local_name);
-    coapd_echo_begin(s);
+    endpoint_address_format(&remote->sa, s->peer_name);
+    endpoint_address_format_host(&local->sa, s->local_name);
     link_session(d, s);
+    return s;
+}
+
+static endpoint_address address_of(const coap_address_t *a)
+{
+    endpoint_address out = {};
+
+    memcpy(&out, &a->addr, MIN_OF((size_t)a->size, sizeof(out)));
+    return out;
+}
+
+CoapdSession *coapd_session_get(Coapd *d, coap_session_t *session)
+{
+    CoapdSession *s = coap_session_get_app_data(session);
+    endpoint_address remote, local;
+
+    if (s)
+        return s;
+    remote = address_of(coap_session_get_addr_remote(session));
+    local = address_of(coap_session_get_addr_local(session));
+    s = session_new(d, &library_road, &remote, &local);
+    if (!s)
+        return NULL;
+    s->session = session;
+    coapd_echo_begin(s);
     coap_session_set_app_data(session, s);
     return s;
 }
 
+CoapdSession *coapd_session_new(Coapd *d, const coapd_road *road, void *below,
+                                const endpoint_address *remote, const endpoint_address *local)
+{
+    CoapdSession *s = session_new(d, road, remote, local);
+    uint16_t mid = 0;
+
+    if (!s)
+        return NULL;
+    s->below = below;
+    s->verified = true; /* it has answered a cookie, or TCP's own */
+    s->message_max = COAPD_DATAGRAM_MAX;
+    (void)RAND_bytes((unsigned char *)&mid, sizeof(mid));
+    s->next_mid = mid;
+    return s;
+}
+
+static void dispose(CoapdSession *s)
+{
+    Coapd *d = s->coapd;
+    CoapdSession **at = &d->buckets[coapd_address_hash(&s->remote.sa)];
+
+    for (; *at != s; at = &(*at)->next)
+        ;
+    *at = s->next;
+    list_remove(&s->node);
+    d->n_sessions--;
+    free(s);
+}
+
 void coapd_session_hold(CoapdSession *s)
 {
-    if (s->holds++ == 0)
+    if (s->holds++ == 0 && s->session)
         coap_session_reference(s->session);
 }
 
 void coapd_session_release(CoapdSession *s)
 {
-    if (--s->holds == 0)
+    if (--s->holds > 0)
+        return;
+    if (s->session)
         coap_session_release(s->session);
+    else if (s->closed)
+        dispose(s);
 }
 
 void coapd_session_end(CoapdSession *s)
@@ -113,17 +201,25 @@ void coapd_session_end(CoapdSession *s)
 
 void coapd_session_forget(CoapdSession *s)
 {
-    Coapd *d = s->coapd;
-    CoapdSession **at = &d->buckets[coapd_address_hash(remote_of(s))];
-
     coapd_session_end(s);
-    for (; *at != s; at = &(*at)->next)
-        ;
-    *at = s->next;
-    list_remove(&s->node);
-    d->n_sessions--;
     coap_session_set_app_data(s->session, NULL);
-    free(s);
+    dispose(s);
+}
+
+void coapd_session_close(CoapdSession *s)
+{
+    if (s->session) {
+        coapd_session_end(s);
+        coap_session_disconnected(s->session, COAP_NACK_NOT_DELIVERABLE);
+        return;
+    }
+    coapd_session_hold(s);
+    coapd_session_end(s);
+    if (!s->closed) {
+        s->closed = true;
+        s->road->close(s);
+    }
+    coapd_session_release(s);
 }
 
 CoapdSession *coapd_session_find(Coapd *d, uint64_t id)
@@ -139,7 +235,7 @@ CoapdSession *coapd_session_find(Coapd *d, uint64_t id)
 
 size_t coapd_session_payload_room(const CoapdSession *s)
 {
-    size_t most = coap_session_max_pdu_size(s->session);
+    size_t most = coapd_session_message_max(s);
 
     return most > OVERHEAD ? most - OVERHEAD : 0;
 }
@@ -153,6 +249,10 @@ static void on_checked(endpoint_peer *peer, int error, uint64_t retry_usec, void
     CoapdSession *s = userdata;
 
     s->dead = error < 0; /* its peer cannot go from within its own check */
+    if (error == 0 && !s->session && !s->closed && !s->counted && !endpoint_peer_anonymous(peer)) {
+        s->counted = true;
+        s->coapd->n_authenticated++;
+    }
 }
 
 static void on_revoked(endpoint_peer *peer, void *userdata)
@@ -166,8 +266,16 @@ static void on_revoked(endpoint_peer *peer, void *userdata)
 coap_pdu_code_t coapd_session_admit(CoapdSession *s)
 {
     static const endpoint_peer_ops ops = {.checked = on_checked, .revoked = on_revoked};
+    const CoapdConnection *c = coapd_connection_of(s);
     hybus_connection connection = {
         .protocol = "coap", .peer = s->peer_name, .local = s->local_name};
+
+    if (c && c->tls[0]) {
+        connection.tls = c->tls;
+        connection.cert_sha256 = c->certificate[0] ? c->certificate : NULL;
+        connection.node = c->known.name[0] ? c->known.name : NULL;
+        connection.node_key = c->known.name[0] ? c->known.key_id : NULL;
+    }
 
     if (s->dead) {
         coapd_session_end(s);

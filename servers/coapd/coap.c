@@ -2,7 +2,7 @@
 /* The server as a whole: settings, the library's context, and its place in the loop. The library's
  * epoll descriptor, which has its timer in it, stands in sd-event. */
 
-#include "coapd.h"
+#include "coap-connection.h"
 
 #include <hybus/log.h>
 #include <openssl/rand.h>
@@ -15,14 +15,22 @@
 
 const hybus_setting coapd_setting_table[] = {
     SETTING("listen", "Udp", STRINGS, udp, "5683", 0, 0),
+    SETTING("listen", "Tcp", STRINGS, tcp, "5683", 0, 0),
+    SETTING("listen", "Dtls", STRINGS, dtls, "5684", 0, 0),
+    SETTING("listen", "Tls", STRINGS, tls, "5684", 0, 0),
     SETTING("listen", "Scope", STRING, scope, "claimed", 0, 0),
     SETTING("limits", "Sessions", UINT, sessions, "1024", 8, 65536),
     SETTING("limits", "Requests", UINT, requests, "1024", 8, 65536),
     SETTING("limits", "RequestsPerSession", UINT, requests_session, "16", 1, 1024),
     SETTING("limits", "ObserversPerSession", UINT, observers_session, "16", 1, 1024),
+    SETTING("limits", "Connections", UINT, connections, "256", 8, 4096),
+    SETTING("limits", "ConnectionsReserved", UINT, connections_reserved, "32", 1, 4095),
+    SETTING("limits", "ConnectionsPerAddress", UINT, connections_address, "64", 1, 4096),
+    SETTING("limits", "Handshakes", UINT, handshakes, "64", 1, 4096),
     SETTING("limits", "Body", BYTES, body, "1M", 1024, 31u << 20),
     SETTING("timeouts", "Deadline", SECONDS, deadline, "30s", 100000, 3600000000u),
     SETTING("timeouts", "Acknowledge", SECONDS, acknowledge, "500ms", 100000, 1900000),
+    SETTING("timeouts", "Handshake", SECONDS, handshake, "20s", 1000000, 120000000u),
     SETTING("timeouts", "Idle", SECONDS, idle, "300s", 10000000, 86400000000u),
     SETTING("abuse", "Verify", STRING, verify, "remote", 0, 0),
     SETTING("convert", "Requests", BOOL, convert, "yes", 0, 0),
@@ -164,11 +172,14 @@ int coapd_new(sd_event *event, const coapd_settings *settings, Coapd **ret)
     if (!d)
         return -ENOMEM;
     list_init(&d->sessions);
+    list_init(&d->connections);
     d->event = sd_event_ref(event);
     d->settings = settings;
     r = RAND_bytes(d->echo_key, sizeof(d->echo_key)) == 1 ? 0 : -EIO;
     if (r >= 0)
         r = timers_init(&d->timers, event);
+    if (r >= 0)
+        r = coapd_secrets_new(d);
     if (r >= 0)
         r = open_context(d);
     if (r < 0)
@@ -190,6 +201,12 @@ static void end_sessions(Coapd *d)
     list_for_each(n, &d->sessions) coapd_session_end(list_entry(n, CoapdSession, node));
 }
 
+static void close_connections(Coapd *d)
+{
+    while (!list_empty(&d->connections))
+        coapd_session_close(((CoapdConnection *)d->connections.next)->session);
+}
+
 void coapd_free(Coapd *d)
 {
     if (!d)
@@ -203,6 +220,8 @@ void coapd_free(Coapd *d)
         coap_free_context(d->context);
         coap_cleanup();
     }
+    close_connections(d);
+    coapd_secrets_free(d->secrets);
     timers_done(&d->timers);
     sd_event_unref(d->event);
     free(d);
@@ -211,6 +230,9 @@ void coapd_free(Coapd *d)
 int coapd_reconfigure(Coapd *d, const coapd_settings *settings)
 {
     d->settings = settings;
+    if (settings->connections_reserved >= settings->connections)
+        return hybus_log_errno(LOG_ERR, -EINVAL,
+                               "[limits] ConnectionsReserved is less than Connections");
     if (!endpoint_scope_valid(settings->scope))
         return hybus_log_errno(LOG_ERR, -EINVAL, "[listen] Scope is claimed, loopback or all");
     if (!coapd_verify_valid(settings->verify))
@@ -223,6 +245,7 @@ void coapd_drain(Coapd *d)
 {
     d->draining = true;
     end_sessions(d);
+    close_connections(d);
     coapd_listen_close(d);
 }
 
@@ -249,6 +272,14 @@ void coapd_statistics(Coapd *d, endpoint_counter_each each, void *to)
         {"observers_rejected_total", c->observers_rejected},
         {"notifications_total", c->notifications},
         {"notifications_confirmable_total", c->notifications_confirmable},
+        {"connections_total", c->connections},
+        {"connections_refused_total", c->connections_refused},
+        {"connections_evicted_total", c->connections_evicted},
+        {"handshakes_failed_total", c->handshakes_failed},
+        {"aborts_total", c->aborts},
+        {"connections", d->n_connections},
+        {"connections_authenticated", d->n_authenticated},
+        {"handshakes", d->n_handshakes},
         {"sessions", d->n_sessions},
         {"exchanges", d->n_exchanges},
         {"observers", d->n_observers},

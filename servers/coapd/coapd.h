@@ -4,9 +4,10 @@
 /* h-coapd: a thin translation between libcoap and the endpoint core. One Coapd per process; below
  * it listeners and sessions (one remote address and port), below a session its exchanges (one
  * request with its answer, over all their blocks), its observers, and records of the messages that
- * it has sent. libcoap does sessions, retransmission, DTLS and TCP; it is asked to keep its hands
- * off blocks and Observe, which it would answer from within its handlers and hold whole in memory.
- */
+ * it has sent. libcoap does messages, and over UDP sessions and retransmission; it is asked to keep its
+ * hands off blocks and Observe, which it would answer from within its handlers and hold whole in
+ * memory. TCP, TLS and DTLS are ours (docs/coapd.md says why): what a session needs of the road
+ * below it is a coapd_road. */
 
 #include "coap-format.h"
 #include "coap-message.h"
@@ -28,12 +29,15 @@
 #define COAPD_HELD_BYTES (32u << 20)        /* of all answers */
 #define COAPD_EVENTS_PER_TURN 64
 
+#define COAPD_DATAGRAM_MAX 1152u            /* MAX_MESSAGE of RFC 7252, 4.6 */
+
 typedef struct coapd_settings {
-    char **udp;
+    char **udp, **tcp, **dtls, **tls;
     char *scope, *verify;
     bool convert;
     uint64_t sessions, requests, requests_session, observers_session, body;
-    uint64_t deadline, acknowledge, idle, confirm;
+    uint64_t connections, connections_reserved, connections_address, handshakes;
+    uint64_t deadline, acknowledge, idle, confirm, handshake;
 } coapd_settings;
 
 extern const hybus_setting coapd_setting_table[];
@@ -48,17 +52,21 @@ typedef struct CoapdRecord CoapdRecord;
 typedef struct coapd_counters {
     uint64_t sessions, requests, duplicates, malformed, limited, separate, answers[6],
         notifications, notifications_confirmable, observers, observers_lost, observers_rejected,
-        kicked, blocks;
+        kicked, blocks, connections, connections_refused, connections_evicted, handshakes_failed,
+        aborts;
 } coapd_counters;
 
-enum { COAPD_DOOR_UDP };
+typedef enum coapd_door { COAPD_DOOR_UDP, COAPD_DOOR_TCP, COAPD_DOOR_DTLS, COAPD_DOOR_TLS } coapd_door;
 
 struct CoapdListener {
-    coap_endpoint_t *endpoint;
+    Coapd *coapd;
+    coap_endpoint_t *endpoint; /* NULL: not the library's */
+    sd_event_source *io;       /* of ours */
+    struct CoapdHello *hello;  /* DTLS */
     endpoint_address bound;
     unsigned kind;
     uint16_t port;
-    int fd; /* the library's */
+    int fd; /* UDP: the library's */
     char address[ENDPOINT_ADDRESS_TEXT];
 };
 
@@ -71,11 +79,28 @@ typedef struct coapd_message {
     bool idempotent;
 } coapd_message;
 
+/* What carries the messages of a session. */
+typedef struct coapd_road {
+    const char *protocol; /* "coap", "coaps", "coap+tcp", "coaps+tcp" */
+    bool reliable, encrypted;
+    coap_mid_t (*send)(CoapdSession *s, coap_pdu_t *p); /* takes over `p`; COAP_INVALID_MID: lost */
+    bool (*full)(const CoapdSession *s); /* what can wait should; NULL: never */
+    void (*close)(CoapdSession *s);      /* its road ends; NULL: the library's */
+} coapd_road;
+
 struct CoapdSession {
     list node;          /* of all */
     CoapdSession *next; /* in the hash bucket */
     Coapd *coapd;
-    coap_session_t *session;
+    const coapd_road *road;
+    coap_session_t *session; /* UDP: the library's */
+    void *below;             /* the road's */
+    bool closed;             /* the road has ended */
+    bool counted;            /* one of those that have slots of their own: its peer is somebody */
+    endpoint_address remote;
+    uint16_t port; /* it came to */
+    uint16_t next_mid;
+    size_t message_max; /* that the far end takes; of ours */
     endpoint_peer *peer;
     bool dead;      /* nothing of it is served any more */
     bool reliable;  /* TCP, TLS */
@@ -135,6 +160,9 @@ struct Coapd {
     list sessions;
     CoapdSession *buckets[COAPD_SESSION_BUCKETS];
     struct coapd_value *last_value; /* the newest that somebody observes */
+    struct CoapdSecrets *secrets;   /* coap-tls.c */
+    list connections;               /* CoapdPipe and CoapdFlow, by their first member; oldest first */
+    size_t n_connections, n_authenticated, n_handshakes;
     size_t n_sessions, n_exchanges, n_observers, held, record_bytes;
     uint64_t next_id;
     uint32_t observe_sequence;
@@ -161,12 +189,25 @@ void coapd_statistics(Coapd *d, endpoint_counter_each each, void *to);
 int coapd_listen_update(Coapd *d);
 void coapd_listen_close(Coapd *d);
 bool coapd_listen_is_open(const Coapd *d);
+const char *coapd_door_name(unsigned kind); /* "udp" */
 void coapd_set_claimed(Coapd *d, bool claimed);
 
 /* --- coap-session.c -----------------------------------------------------------------------------
  */
 /* Of the library's session; makes it when it is new. NULL: no memory. */
 CoapdSession *coapd_session_get(Coapd *d, coap_session_t *session);
+/* On a road of ours. `below` is the road's; it is free to go when close() has been called. */
+CoapdSession *coapd_session_new(Coapd *d, const coapd_road *road, void *below,
+                                const endpoint_address *remote, const endpoint_address *local);
+/* Its road ends, with everything on it. */
+void coapd_session_close(CoapdSession *s);
+/* Takes over `p`. COAP_INVALID_MID: it could not be sent. */
+coap_mid_t coapd_session_send(CoapdSession *s, coap_pdu_t *p);
+coap_mid_t coapd_session_mid(CoapdSession *s);
+/* Bytes that a message may have. */
+size_t coapd_session_message_max(const CoapdSession *s);
+/* What can wait should wait: the client does not take what it has been sent. */
+bool coapd_session_is_full(const CoapdSession *s);
 /* The library is about to forget it. */
 void coapd_session_forget(CoapdSession *s);
 /* Everything of it ends, silently. */
@@ -227,6 +268,8 @@ coap_mid_t coapd_push(CoapdSession *s, const coapd_message *m, const coapd_answe
  */
 void coapd_on_request(coap_resource_t *resource, coap_session_t *session, const coap_pdu_t *request,
                       const coap_string_t *query, coap_pdu_t *response);
+/* A request that has come on any road. */
+void coapd_take_request(CoapdSession *s, const coap_pdu_t *request);
 void coapd_exchange_free(CoapdExchange *x);
 /* It is known whether the observer of a registration may be one. */
 void coapd_exchange_decided(CoapdSession *s, const CoapdObserver *o);
@@ -248,6 +291,8 @@ bool coapd_observer_undecided(const CoapdObserver *o);
 /* The registration is about to be answered: the option goes in, or the observer goes. */
 void coapd_observer_answer(CoapdObserver *o, coapd_answer *a);
 void coapd_observer_cancel(CoapdSession *s, const coapd_message *m);
+/* The road takes more again. */
+void coapd_observers_flush(CoapdSession *s);
 /* What the library does not tell: an empty message has come. */
 void coapd_observer_acknowledged(CoapdSession *s, coap_mid_t mid);
 /* A notification was rejected, or never acknowledged. */

@@ -9,6 +9,8 @@ static void connection_done(hybus_connection *n)
     free((char *)n->tls);
     free((char *)n->cert_sha256);
     wipe_free((char *)n->bearer);
+    free((char *)n->node);
+    free((char *)n->node_key);
     *n = (hybus_connection){};
 }
 
@@ -22,7 +24,8 @@ static int connection_copy(const hybus_connection *from, hybus_connection *to)
 {
     int r = copy(from->protocol, &to->protocol) | copy(from->peer, &to->peer) |
             copy(from->local, &to->local) | copy(from->tls, &to->tls) |
-            copy(from->cert_sha256, &to->cert_sha256) | copy(from->bearer, &to->bearer);
+            copy(from->cert_sha256, &to->cert_sha256) | copy(from->bearer, &to->bearer) |
+            copy(from->node, &to->node) | copy(from->node_key, &to->node_key);
 
     return r ? -ENOMEM : 0;
 }

@@ -74,9 +74,26 @@ class Message:
             rest = rest[length:]
         return cls(kind, data[1], struct.unpack('!H', data[2:4])[0], token, options, rest[1:])
 
+    def encode_stream(self):
+        """As RFC 8323 (3.2) has it; kind and mid are not there."""
+        body = encode_options(self.options, self.payload)
+        n = len(body)
+        if n < 13:
+            length, extra = n, b''
+        elif n < 269:
+            length, extra = 13, bytes([n - 13])
+        elif n < 65805:
+            length, extra = 14, struct.pack('!H', n - 269)
+        else:
+            length, extra = 15, struct.pack('!I', n - 65805)
+        return bytes([length << 4 | len(self.token)]) + extra + bytes([self.code]) + self.token + body
+
     @property
     def text(self):
         return f'{self.code >> 5}.{self.code & 31:02}'
+
+    def all_of(self, number):
+        return [v for k, v in self.options if k == number]
 
     def all(self, name):
         return [v for k, v in self.options if k == OPTIONS[name]]
@@ -177,3 +194,56 @@ class Client:
             if not more or got.text != '2.31':
                 return got
             assert got.block('block1') == (at // size, True, szx), got
+
+
+CSM, PING, PONG, RELEASE, ABORT = 0xe1, 0xe2, 0xe3, 0xe4, 0xe5
+
+
+class Stream(Client):
+    """One connection over TCP, or any socket that is given."""
+
+    def __init__(self, port, host='127.0.0.1', seconds=20, wrapped=None, greet=True):
+        self.socket = wrapped or socket.create_connection((host, port))
+        self.socket.settimeout(seconds)
+        self.mid, self.buffer = 0, b''
+        if greet:
+            self.csm = self.receive()
+            assert self.csm.code == CSM, self.csm
+            self.send(Message(CON, CSM, 0, options=[(2, 1 << 20), (4, b'')]))
+
+    def send(self, message):
+        self.socket.sendall(message if isinstance(message, bytes) else message.encode_stream())
+        return message
+
+    def acknowledge(self, message, kind=ACK):
+        pass
+
+    def exactly(self, n):
+        while len(self.buffer) < n:
+            more = self.socket.recv(65536)
+            if not more:
+                raise EOFError('the connection has ended')
+            self.buffer += more
+        found, self.buffer = self.buffer[:n], self.buffer[n:]
+        return found
+
+    def receive(self):
+        first = self.exactly(1)[0]
+        length, size = first >> 4, first & 15
+        if length == 13:
+            length = self.exactly(1)[0] + 13
+        elif length == 14:
+            length = struct.unpack('!H', self.exactly(2))[0] + 269
+        elif length == 15:
+            length = struct.unpack('!I', self.exactly(4))[0] + 65805
+        code, token, rest = self.exactly(1), self.exactly(size), self.exactly(length)
+        return Message.decode(bytes([1 << 6 | size]) + code + b'\0\0' + token + rest)
+
+    def ended(self):
+        """Waits for the end of the connection; what came before it."""
+        found = []
+        try:
+            while True:
+                found.append(self.receive())
+        except (EOFError, ConnectionResetError):
+            return found

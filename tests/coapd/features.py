@@ -12,16 +12,22 @@ from coap import ACK, CON, NON, RST, Client, Message, block, number
 
 class Server:
     def __init__(self, program, *lines):
-        self.program, self.port = program, self.free_port()
-        self.process = subprocess.Popen([program, f'127.0.0.1:{self.port}', *lines], stdin=subprocess.PIPE,
+        self.program, self.port, self.secure = program, self.free_port(), self.free_port()
+        self.process = subprocess.Popen([program, f'127.0.0.1:{self.port}', f'127.0.0.1:{self.secure}', *lines], stdin=subprocess.PIPE,
                                         stdout=subprocess.PIPE, text=True, bufsize=1)
         assert self.process.stdout.readline() == 'ready\n'
 
     @staticmethod
     def free_port():
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
-            s.bind(('127.0.0.1', 0))
-            return s.getsockname()[1]
+        """Of both kinds."""
+        while True:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s, socket.socket() as t:
+                s.bind(('127.0.0.1', 0))
+                try:
+                    t.bind(s.getsockname())
+                except OSError:
+                    continue
+                return s.getsockname()[1]
 
     def counters(self):
         self.process.stdin.write('s')
@@ -31,6 +37,11 @@ class Server:
             name, value = line.split()
             found[name] = int(value)
         return found
+
+    def forget_nodes(self):
+        self.process.stdin.write('n')
+        self.process.stdin.flush()
+        assert self.process.stdout.readline() == 'end\n'
 
     def close(self):
         self.process.stdin.close()

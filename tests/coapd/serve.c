@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The server over httpd's fake core, for features.py: serve PORT [LINE…]; each LINE is one of
- * configuration. Says "ready" when it listens. Standard input: "s" prints the counters, its end
- * ends the server. */
+/* The server over httpd's fake core, for features.py: serve ADDRESS SECURE [LINE…]. UDP and TCP
+ * listen at ADDRESS, DTLS and TLS at SECURE. A LINE is one of configuration, or "@node NAME KEY" (as
+ * text), or "@pair CERTIFICATE KEY". Says "ready" when it listens. Standard input: "s" prints the
+ * counters, "n" takes all nodes away; its end ends the server. */
 
 #include <endpoint/endpoint.h>
 #include <sys/epoll.h>
 
-#include "coapd.h"
+#include "coap-connection.h"
 
 static void print(const char *name, uint64_t value, void *to)
 {
@@ -24,6 +25,10 @@ static int on_input(sd_event_source *s, int fd, uint32_t events, void *userdata)
         coapd_statistics(d, print, NULL);
         puts("end");
         fflush(stdout);
+    } else if (order == 'n' && coapd_nodes_begin(d) >= 0) {
+        coapd_nodes_commit(d);
+        puts("end");
+        fflush(stdout);
     }
     return 0;
 }
@@ -35,9 +40,11 @@ static int load(int argc, char *argv[], coapd_settings *ret)
     char text[4096];
     int n, r;
 
-    n = snprintf(text, sizeof(text), "[listen]\nUdp = %s\n", argv[1]);
-    for (int i = 2; i < argc; i++)
-        n += snprintf(text + n, sizeof(text) - (size_t)n, "%s\n", argv[i]);
+    n = snprintf(text, sizeof(text), "[listen]\nUdp = %s\nTcp = %s\nDtls = %s\nTls = %s\n",
+                 argv[1], argv[1], argv[2], argv[2]);
+    for (int i = 3; i < argc; i++)
+        if (argv[i][0] != '@')
+            n += snprintf(text + n, sizeof(text) - (size_t)n, "%s\n", argv[i]);
     r = hybus_config_new(&config);
     if (r >= 0)
         r = hybus_config_parse(config, "arguments", text, (size_t)n, &e);
@@ -49,6 +56,22 @@ static int load(int argc, char *argv[], coapd_settings *ret)
     return r;
 }
 
+static int know(Coapd *d, int argc, char *argv[])
+{
+    int r = coapd_nodes_begin(d);
+
+    for (int i = 3; i < argc && r >= 0; i++) {
+        char one[256], two[256];
+
+        if (sscanf(argv[i], "@node %255s %255s", one, two) == 2)
+            r = coapd_nodes_add(d, one, two, strlen(two));
+        else if (sscanf(argv[i], "@pair %255s %255s", one, two) == 2)
+            r = coapd_secrets_load(d, one, two);
+    }
+    coapd_nodes_commit(d);
+    return r;
+}
+
 int main(int argc, char *argv[])
 {
     coapd_settings settings = {};
@@ -57,14 +80,14 @@ int main(int argc, char *argv[])
     sd_event *event = NULL;
     Coapd *d = NULL;
 
-    if (argc < 2 || load(argc, argv, &settings) < 0 || sd_event_new(&event) < 0 ||
+    if (argc < 3 || load(argc, argv, &settings) < 0 || sd_event_new(&event) < 0 ||
         coapd_new(event, &settings, &d) < 0)
         return 1;
     options.event = event;
     if (endpoint_core_new(&options, &core) < 0)
         return 1;
     coapd_set_core(d, core, NULL);
-    if (coapd_reconfigure(d, &settings) < 0 ||
+    if (know(d, argc, argv) < 0 || coapd_reconfigure(d, &settings) < 0 ||
         sd_event_add_io(event, NULL, 0, EPOLLIN, on_input, d) < 0)
         return 1;
     puts("ready");
