@@ -71,5 +71,7 @@ bool coapd_cookie_good(const Coapd *d, const endpoint_address *remote, const uin
 
 /* --- coap-nodes.c: asks h-securityd for them ------------------------------------------------------
  */
-/* `done` is called when what is no longer good is gone; immediately if there is nothing to ask. */
-void coapd_nodes_fetch(Coapd *d, void (*done)(Coapd *d, uint64_t generation), uint64_t generation);
+/* Before JSON is used: what it frees is wiped. */
+void coapd_nodes_init(void);
+/* `changed` is settled when what is no longer good is gone. */
+void coapd_nodes_fetch(Coapd *d, hybus_agent_changed changed, uint64_t generation);

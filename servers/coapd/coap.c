@@ -111,7 +111,7 @@ static int on_io(sd_event_source *source, int fd, uint32_t revents, void *userda
 static void on_policy_changed(hybus_agent *agent, uint64_t generation, void *userdata)
 {
     coapd_exchanges_recheck(userdata);
-    hybus_agent_settled(agent, on_policy_changed, userdata, generation);
+    coapd_nodes_fetch(userdata, on_policy_changed, generation);
 }
 
 static void apply(Coapd *d)
@@ -214,6 +214,7 @@ void coapd_free(Coapd *d)
     d->freeing = true;
     if (d->agent)
         hybus_agent_remove_changed(d->agent, on_policy_changed, d);
+    hybus_agent_question_cancel(d->nodes.question);
     sd_event_source_disable_unref(d->io);
     if (d->context) {
         coapd_listen_close(d);

@@ -1,8 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <hybus/daemon.h>
 #include <hybus/log.h>
+#include <limits.h>
+
+#include <endpoint/key-pair.h>
 
 #include "coap-bus.h"
+#include "coap-connection.h"
+
+#define STATE_DIRECTORY "/var/lib/hybridos/coapd"
 
 typedef struct Manager {
     hybus_daemon *daemon;
@@ -19,6 +25,21 @@ static void manager_done(Manager *m)
     endpoint_core_free(m->core);
 }
 
+/* Without a key pair, those who have a key are served all the same. */
+static int show_certificate(Coapd *d)
+{
+    char host_name[HOST_NAME_MAX + 1] = "";
+    int r;
+
+    (void)gethostname(host_name, HOST_NAME_MAX);
+    r = endpoint_key_pair_make(STATE_DIRECTORY, host_name, COAPD_BUILD_EPOCH);
+    if (r > 0)
+        hybus_notice("made a key and a certificate in %s", STATE_DIRECTORY);
+    r = coapd_secrets_load(d, STATE_DIRECTORY "/certificate.pem", STATE_DIRECTORY "/key.pem");
+    return r < 0 ? hybus_log_errno(LOG_ERR, r, "no certificate to show from %s", STATE_DIRECTORY)
+                 : 0;
+}
+
 static int reload(hybus_daemon *d, void *userdata)
 {
     Manager *m = userdata;
@@ -27,6 +48,7 @@ static int reload(hybus_daemon *d, void *userdata)
 
     coapd_settings_to_core(settings, &core);
     endpoint_core_configure(m->core, &core);
+    (void)show_certificate(m->coapd);
     return coapd_reconfigure(m->coapd, settings);
 }
 
@@ -65,6 +87,7 @@ static int set_up(Manager *m)
     r = coapd_new(hybus_daemon_event(m->daemon), settings, &m->coapd);
     if (r < 0)
         return hybus_log_errno(LOG_ERR, r, "cannot set up the server");
+    (void)show_certificate(m->coapd);
     channel = hybus_daemon_listen_fd(m->daemon, "channel", AF_UNIX, SOCK_STREAM);
     if (channel < 0)
         return hybus_log_errno(LOG_ERR, channel,
@@ -100,6 +123,7 @@ int main(int argc, char *argv[])
     _cleanup_(manager_done) Manager manager = {};
     int r;
 
+    coapd_nodes_init();
     r = hybus_daemon_new(&info, argc, argv, &daemon);
     if (r <= 0)
         return hybus_daemon_exit_status(r);

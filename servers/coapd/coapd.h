@@ -161,6 +161,13 @@ struct Coapd {
     CoapdSession *buckets[COAPD_SESSION_BUCKETS];
     struct coapd_value *last_value; /* the newest that somebody observes */
     struct CoapdSecrets *secrets;   /* coap-tls.c */
+    struct {
+        hybus_agent_question *question;
+        hybus_agent_changed changed;
+        uint64_t settle;
+        long long generation;
+        size_t known;
+    } nodes; /* coap-nodes.c */
     list connections;               /* CoapdPipe and CoapdFlow, by their first member; oldest first */
     size_t n_connections, n_authenticated, n_handshakes;
     size_t n_sessions, n_exchanges, n_observers, held, record_bytes;

@@ -2,8 +2,8 @@
 #include "security-internal.h"
 
 /* Whoever could make a token with rights of others would grant what they do not hold. */
-static int check_rights_of(const Security *s, const Subject *caller, const char *subject,
-                           hybus_config_error *e)
+int security_check_rights_of(const Security *s, const Subject *caller, const char *subject,
+                             hybus_config_error *e)
 {
     Rule *const *rules;
     size_t n = policy_rules(s->policy, &rules);
@@ -27,7 +27,7 @@ static int check_rights_of_roles(const Security *s, const Subject *caller, char 
         if (!principal_name_is_valid(*roles))
             return -EINVAL;
         snprintf(name, sizeof name, "role:%s", *roles);
-        r = check_rights_of(s, caller, name, e);
+        r = security_check_rights_of(s, caller, name, e);
     }
     return r;
 }
@@ -36,12 +36,12 @@ static int check_rights_of_roles(const Security *s, const Subject *caller, char 
 static int check_rights_from_outside(const Security *s, const Subject *caller, const char *name,
                                      char *const *roles, hybus_config_error *e)
 {
-    int r = check_rights_of(s, caller, "remote", e);
+    int r = security_check_rights_of(s, caller, "remote", e);
 
     if (r >= 0)
-        r = check_rights_of(s, caller, "anyone", e);
+        r = security_check_rights_of(s, caller, "anyone", e);
     if (r >= 0)
-        r = check_rights_of(s, caller, name, e);
+        r = security_check_rights_of(s, caller, name, e);
     return r < 0 ? r : check_rights_of_roles(s, caller, roles, e);
 }
 

@@ -342,7 +342,9 @@ static int op_connect(Peer *p, const json_t *q)
                        .peer = string(q, "peer"),
                        .tls = string(q, "tls"),
                        .bearer = string(q, "bearer"),
-                       .cert_sha256 = string(q, "cert_sha256")};
+                       .cert_sha256 = string(q, "cert_sha256"),
+                       .node = string(q, "node"),
+                       .node_key = string(q, "node_key")};
     Principal *principal = NULL;
     uint64_t wait = 0;
     json_t *answer;
@@ -354,6 +356,10 @@ static int op_connect(Peer *p, const json_t *q)
         return refuse(p, q, -EINVAL, "bearer: a string");
     if (!is_missing_or(q, "cert_sha256", JSON_STRING))
         return refuse(p, q, -EINVAL, "cert_sha256: a string");
+    if (!is_missing_or(q, "node", JSON_STRING))
+        return refuse(p, q, -EINVAL, "node: a name");
+    if (c.node && (c.bearer || !peer_may(p, "security.psk")))
+        return refuse(p, q, -EACCES, "only who has the keys says whose it was: security.psk");
     r = security_connect(p->security, &c, &principal, &wait);
     if (r == -EAGAIN)
         return throttled(p, q, wait);
@@ -421,6 +427,98 @@ static int op_token_add(Peer *p, const json_t *q)
     return send_secret(p, q, secret);
 }
 
+/* --- nodes ----------------------------------------------------------------------------------- */
+
+/* A string that is wiped once it has been sent. */
+typedef struct SecretStrings {
+    json_t *list[AGENT_NODES_PER_ANSWER];
+    size_t n;
+} SecretStrings;
+
+static void secret_strings_done(SecretStrings *s)
+{
+    while (s->n > 0) {
+        char *text = (char *)json_string_value(s->list[--s->n]);
+
+        explicit_bzero(text, strlen(text));
+        json_decref(s->list[s->n]);
+    }
+}
+
+static json_t *secret_string(SecretStrings *s, const void *data, size_t size)
+{
+    char *text = NULL;
+    json_t *j;
+
+    if (hybus_base64_encode(data, size, &text) < 0)
+        return NULL;
+    j = json_string(text);
+    explicit_bzero(text, strlen(text));
+    free(text);
+    if (j)
+        s->list[s->n++] = json_incref(j);
+    return j;
+}
+
+/* All keys, as many as fit into an answer; `after` says how many the asker has. */
+static int op_psk(Peer *p, const json_t *q)
+{
+    _cleanup_(secret_strings_done) SecretStrings secrets = {.n = 0};
+    const Nodes *nodes = p->security->nodes;
+    json_int_t after = json_integer_value(json_object_get(q, "after"));
+    json_t *answer, *list;
+    int r = 0;
+
+    if (!peer_may(p, "security.psk"))
+        return refuse(p, q, -EACCES, "keys of nodes are for the server that needs them: security.psk");
+    if (!is_missing_or(q, "after", JSON_INTEGER) || after < 0)
+        return refuse(p, q, -EINVAL, "after: how many are known already");
+    list = json_array();
+    for (size_t i = (size_t)after; i < nodes->n && secrets.n < AGENT_NODES_PER_ANSWER; i++) {
+        json_t *key = secret_string(&secrets, nodes->list[i].key, NODE_KEY_SIZE);
+
+        if (json_array_append_new(list, json_pack("[s, o]", nodes->list[i].name, key)) < 0)
+            r = -ENOMEM;
+    }
+    answer = answer_to(q);
+    json_object_set_new(answer, "nodes", list);
+    json_object_set_new(answer, "generation",
+                        json_integer((json_int_t)hybus_page_writer_generation(p->security->page)));
+    json_object_set_new(answer, "more",
+                        json_boolean((size_t)after + AGENT_NODES_PER_ANSWER < nodes->n));
+    if (r < 0) {
+        json_decref(answer);
+        return r;
+    }
+    p->holds = true;
+    return peer_send(p, answer, -1);
+}
+
+static int op_node_add(Peer *p, const json_t *q)
+{
+    _cleanup_(hybus_config_error_done) hybus_config_error e = {0};
+    const Subject caller = peer_subject(p);
+    const Question question = {
+        .permission = "security.nodes", .interface = "agent", .member = "node-add", .kind = 'm'};
+    const AuditRecord *record;
+    const Node *node = NULL;
+    char *secret;
+    Verdict v;
+    int r;
+
+    if (security_refuse(p->security, &caller, &question, &v, &record) < 0 || !v.allowed)
+        return refuse(p, q, -EACCES, "making nodes needs security.nodes");
+    r = security_add_node(p->security, &caller, strempty(string(q, "name")), &node, &e);
+    if (r < 0)
+        return refuse(p, q, r, e.message ? e.message : strerror(-r));
+    secret = strndup((const char *)node->key, NODE_KEY_SIZE);
+    if (!secret)
+        return -ENOMEM;
+    if (p->socket)
+        agent_socket_tell_change(p->socket);
+    return send_secret(p, q, secret);
+}
+
 static int op_settled(Peer *p, const json_t *q)
 {
     json_int_t generation = json_integer_value(json_object_get(q, "generation"));
@@ -456,6 +554,8 @@ static const struct {
     {"hello", op_hello, .before_hello = true},
     {"setup", op_setup, .before_hello = true},
     {"token-add", op_token_add, .before_hello = true},
+    {"node-add", op_node_add, .before_hello = true},
+    {"psk", op_psk},
 };
 
 static int dispatch(Peer *p, const json_t *q)

@@ -18,6 +18,7 @@
 #define AGENT_MEMBERS_MAX 4096u           /* in one answer to a hello */
 #define AGENT_PACKETS_PER_TURN 32u
 #define AGENT_SETTLE_USEC (2u * 1000u * 1000u)
+#define AGENT_NODES_PER_ANSWER 256u       /* keys */
 #define AGENT_SETTLING_MAX 256u
 
 typedef struct AgentSocket AgentSocket;

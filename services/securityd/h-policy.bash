@@ -17,7 +17,7 @@ _h_policy_granted() {
 }
 
 _h_policy() {
-    local verbs="status setup check list grant revoke reload explain audit user session cert token"
+    local verbs="status setup check list grant revoke reload explain audit user session cert token node"
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]} verb= sub= n=0 i
     for ((i = 1; i < COMP_CWORD; i++)); do
         case ${COMP_WORDS[i]} in
@@ -52,10 +52,10 @@ _h_policy() {
     user,1) _h_policy_words "add list password remove roles" ;;
     cert,1) _h_policy_words "init issue list revoke" ;;
     session,1) _h_policy_words "list remove" ;;
-    token,1) _h_policy_words "add list remove" ;;
+    token,1 | node,1) _h_policy_words "add list remove" ;;
     user,2) [[ $sub == remove || $sub == password || $sub == roles ]] && _h_policy_words "$(_h_policy_names user list)" ;;
     cert,2) [[ $sub == revoke ]] && _h_policy_words "$(_h_policy_names cert list)" ;;
-    session,2 | token,2) [[ $sub == remove ]] && _h_policy_words "$(_h_policy_names "$verb" list)" ;;
+    session,2 | token,2 | node,2) [[ $sub == remove ]] && _h_policy_words "$(_h_policy_names "$verb" list)" ;;
     revoke,1) _h_policy_words "$(_h_policy_granted)" ;;
     explain,3) _h_policy_words "method get set signal" ;;
     esac

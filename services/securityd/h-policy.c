@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* h-policy: the administrator's command. Everything goes through org.hybridos.Security1; only what
- * makes a secret (setup, token add) goes over the agent's private socket, since a secret is never a
+ * makes a secret (setup, token add, node add) goes over the agent's private socket, since a secret is never a
  * bus argument. */
 
 #include <ctype.h>
@@ -190,19 +190,27 @@ int answered(const char *what, const json_t *answer)
     return complain(what, r, json_string_value(json_object_get(answer, "message")));
 }
 
+/* *ret_secret is `answer`'s. */
+static int ask_secret(const char *what, json_t *question, json_t **answer, const char **ret_secret)
+{
+    int r = ask(what, question, answer);
+
+    if (r >= 0)
+        r = answered(what, *answer);
+    if (r < 0)
+        return r;
+    *ret_secret = json_string_value(json_object_get(*answer, "secret"));
+    return *ret_secret ? 0 : complain(what, -EPROTO, NULL);
+}
+
 static int print_secret(const Options *o, const char *what, json_t *question)
 {
     _cleanup_(hybus_json_decrefp) json_t *answer = NULL;
     const char *secret;
-    int r = ask(what, question, &answer);
+    int r = ask_secret(what, question, &answer, &secret);
 
-    if (r >= 0)
-        r = answered(what, answer);
     if (r < 0)
         return r;
-    secret = json_string_value(json_object_get(answer, "secret"));
-    if (!secret)
-        return complain(what, -EPROTO, NULL);
     if (!o->json && isatty(STDERR_FILENO))
         fprintf(stderr, "This token is shown once; only a hash of it is kept:\n");
     if (o->json)
@@ -389,7 +397,7 @@ static int verb_list(const Options *o, char **words, int n)
 static bool is_subject(const char *word)
 {
     static const char *const prefixes[] = {
-        "unix:", "uid:", "group:", "gid:", "user:", "token:", "role:", "cert:"};
+        "unix:", "uid:", "group:", "gid:", "user:", "token:", "role:", "cert:", "node:"};
     static const char *const whole[] = {"anonymous", "local", "remote", "anyone"};
 
     for (size_t i = 0; i < ELEMENTS(prefixes); i++)
@@ -573,6 +581,75 @@ static int verb_token_list(const Options *o, char **words, int n)
     return 0;
 }
 
+/* The key as tools want it: the text is its bytes. */
+static int verb_node_add(const Options *o, char **words, int n)
+{
+    _cleanup_(hybus_json_decrefp) json_t *answer = NULL;
+    _cleanup_(freep) char *base64 = NULL;
+    char hex[129] = "";
+    const char *key;
+    size_t size;
+    int r = ask_secret("node add",
+                       json_pack("{sI ss ss}", "id", (json_int_t)1, "op", "node-add", "name",
+                                 words[0]),
+                       &answer, &key);
+
+    if (r < 0)
+        return r;
+    size = strlen(key);
+    if (2 * size >= sizeof hex || hybus_base64_encode(key, size, &base64) < 0)
+        return complain("node add", -EPROTO, NULL);
+    for (size_t i = 0; i < size; i++)
+        snprintf(hex + 2 * i, 3, "%02x", (unsigned char)key[i]);
+    if (!o->json && isatty(STDERR_FILENO))
+        fprintf(stderr, "This key is shown once; it is the same one in three ways of writing it:\n");
+    if (o->json)
+        printf("{\"identity\":\"%s\",\"key\":\"%s\",\"hex\":\"%s\",\"base64\":\"%s\"}\n", words[0],
+               key, hex, base64);
+    else
+        printf("identity     %s\nkey          %s\nkey (hex)    %s\nkey (base64) %s\n", words[0], key,
+               hex, base64);
+    explicit_bzero(hex, sizeof hex);
+    explicit_bzero(base64, strlen(base64));
+    return 0;
+}
+
+static int verb_node_remove(const Options *o, char **words, int n)
+{
+    return call("RemoveNode", NULL, "s", words[0]);
+}
+
+/* Users and nodes: a name, and since when. */
+static int list_names(const Options *o, const char *method)
+{
+    _cleanup_(hybus_json_decrefp) json_t *answer = NULL;
+    const json_t *one;
+    size_t i;
+    int r = call(method, &answer, "");
+
+    if (r < 0)
+        return r;
+    if (o->json)
+        return print_json(json_array_get(answer, 0));
+    json_array_foreach(json_array_get(answer, 0), i, one)
+    {
+        printf("%-24s since ", text_of(json_array_get(one, 0)));
+        put_time(json_array_get(one, 1), "an unknown time");
+        putchar('\n');
+    }
+    return 0;
+}
+
+static int verb_user_list(const Options *o, char **words, int n)
+{
+    return list_names(o, "ListUsers");
+}
+
+static int verb_node_list(const Options *o, char **words, int n)
+{
+    return list_names(o, "ListNodes");
+}
+
 /* The code comes from standard input: arguments can be read by everybody on the device. */
 static int verb_setup(const Options *o, char **words, int n)
 {
@@ -636,6 +713,11 @@ static const Verb verbs[] = {
     {"token", "list", 0, 0, verb_token_list, "token list", ""},
     {"token", "remove", 1, 1, verb_token_remove, "token remove NAME",
      "cuts what it opened, at once"},
+    {"node", "add", 1, 1, verb_node_add, "node add NAME",
+     "a constrained node; prints its identity and key (PSK) once"},
+    {"node", "list", 0, 0, verb_node_list, "node list", ""},
+    {"node", "remove", 1, 1, verb_node_remove, "node remove NAME",
+     "its key is void and its sessions are cut, at once"},
 };
 
 static int help(void)

@@ -64,6 +64,8 @@ static int read_remote(Security *s, NamedSubject *n, const char *word)
         r = read_token(s, n, rest);
     else if ((rest = startswith(word, "user:")))
         r = store_user(s->store, rest) ? add_roles_of_user(s, n, rest) : -ENOENT;
+    else if ((rest = startswith(word, "node:")) && !nodes_find(s->nodes, rest))
+        r = -ENOENT;
     else if ((rest = startswith(word, "role:")))
         r = words_add(&n->roles, rest, strlen(rest));
     if (r < 0)

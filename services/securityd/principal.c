@@ -60,6 +60,8 @@ bool security_principal_is_void(Security *s, const Principal *p)
         return !session || security_session_is_over(s, session);
     case CREDENTIAL_CERTIFICATE:
         return !security_certificate_is_good(s, store_certificate_of(s->store, p->hash));
+    case CREDENTIAL_NODE:
+        return security_node_is_void(s, p);
     }
     return p->expires && p->expires <= store_now(s->store);
 }
@@ -116,8 +118,8 @@ static int new_handle(uint64_t *ret)
     return 0;
 }
 
-static int principal_new(Security *s, const char *name, const Connect *c, char *const *roles,
-                         Principal **ret)
+int security_principal_new(Security *s, const char *name, const Connect *c, char *const *roles,
+                           Principal **ret)
 {
     _cleanup_(principal_freep) Principal *p = calloc(1, sizeof *p);
 
@@ -139,7 +141,7 @@ static int principal_new(Security *s, const char *name, const Connect *c, char *
 static int principal_of_token(Security *s, Token *t, const Connect *c, Principal **ret)
 {
     _cleanup_(principal_freep) Principal *p = NULL;
-    int r = principal_new(s, t->principal, c, t->roles, &p);
+    int r = security_principal_new(s, t->principal, c, t->roles, &p);
 
     if (r < 0)
         return r;
@@ -163,7 +165,7 @@ static int principal_of_session(Security *s, Session *session, const Connect *c,
     int r;
 
     snprintf(name, sizeof name, "user:%s", session->user);
-    r = principal_new(s, name, c, NULL, &p);
+    r = security_principal_new(s, name, c, NULL, &p);
     if (r < 0)
         return r;
     p->credential = CREDENTIAL_SESSION;
@@ -188,7 +190,7 @@ static int match_certificate(Security *s, const Connect *c, Principal **ret)
     known = store_certificate_of(s->store, hash);
     if (!security_certificate_is_good(s, known))
         return -EKEYREJECTED;
-    r = principal_new(s, known->principal, c, known->roles, &p);
+    r = security_principal_new(s, known->principal, c, known->roles, &p);
     if (r < 0)
         return r;
     p->credential = CREDENTIAL_CERTIFICATE;
@@ -246,6 +248,8 @@ int security_connect(Security *s, const Connect *c, Principal **ret, uint64_t *r
         r = match_bearer(s, c, &p, ret_wait);
     else if (c->cert_sha256)
         r = match_certificate(s, c, &p);
+    else if (c->node)
+        r = security_connect_node(s, c, &p);
     if (r < 0)
         return r;
     if (!may_connect(s, c, security_remote_subject(p)))

@@ -389,6 +389,22 @@ static int method_list_tokens(sd_bus_message *m, void *userdata, sd_bus_error *e
     return reply_with_list(m, s, "(ssttt)", s->n_tokens, append_token);
 }
 
+static int method_list_nodes(sd_bus_message *m, void *userdata, sd_bus_error *error)
+{
+    _cleanup_(message_unrefp) sd_bus_message *reply = NULL;
+    const SecurityBus *b = userdata;
+    const Nodes *nodes = b->security->nodes;
+    int r = new_answer(m, &reply);
+
+    if (r >= 0)
+        r = sd_bus_message_open_container(reply, 'a', "(st)");
+    for (size_t i = 0; i < nodes->n && r >= 0; i++)
+        r = sd_bus_message_append(reply, "(st)", nodes->list[i].name, nodes->list[i].created);
+    if (r >= 0)
+        r = sd_bus_message_close_container(reply);
+    return r < 0 ? r : sd_bus_send(NULL, reply, NULL);
+}
+
 /* --- handlers: changes ----------------------------------------------------------------------- */
 
 /* `r` as the model returned it, with what it said about it. */
@@ -563,6 +579,16 @@ static int method_remove_token(sd_bus_message *m, void *userdata, sd_bus_error *
     return call_with_caller(m, userdata, remove_token, error);
 }
 
+static int remove_node(Call *c, sd_bus_error *error)
+{
+    return change_name(c, security_remove_node, true, error);
+}
+
+static int method_remove_node(sd_bus_message *m, void *userdata, sd_bus_error *error)
+{
+    return call_with_caller(m, userdata, remove_node, error);
+}
+
 /* --- properties ------------------------------------------------------------------------------ */
 
 static int get_generation(sd_bus *bus, const char *path, const char *interface,
@@ -676,6 +702,10 @@ static const sd_bus_vtable vtable[] = {
                             method_list_tokens, SD_BUS_VTABLE_UNPRIVILEGED),
     SD_BUS_METHOD_WITH_ARGS("RemoveToken", SD_BUS_ARGS("s", name), SD_BUS_NO_RESULT,
                             method_remove_token, SD_BUS_VTABLE_UNPRIVILEGED),
+    SD_BUS_METHOD_WITH_ARGS("ListNodes", SD_BUS_NO_ARGS, SD_BUS_RESULT("a(st)", nodes),
+                            method_list_nodes, SD_BUS_VTABLE_UNPRIVILEGED),
+    SD_BUS_METHOD_WITH_ARGS("RemoveNode", SD_BUS_ARGS("s", name), SD_BUS_NO_RESULT,
+                            method_remove_node, SD_BUS_VTABLE_UNPRIVILEGED),
     SD_BUS_PROPERTY("Generation", "t", get_generation, 0,
                     SD_BUS_VTABLE_PROPERTY_EMITS_INVALIDATION),
     SD_BUS_PROPERTY("Claimed", "b", get_claimed, 0, SD_BUS_VTABLE_PROPERTY_EMITS_INVALIDATION),

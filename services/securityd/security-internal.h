@@ -33,6 +33,18 @@ int security_check_holds(const Security *s, const Subject *caller, const Rule *r
 /* Writes the rule and puts it in force: 1, or negative and nothing has changed. */
 int security_grant_rule(Security *s, const Subject *caller, Rule *rule);
 
+/* Whoever could make somebody with rights of others would grant what they do not hold. */
+int security_check_rights_of(const Security *s, const Subject *caller, const char *subject,
+                             hybus_config_error *e);
+
+/* Somebody from outside, with a new handle; the credential is the caller's to fill in. */
+int security_principal_new(Security *s, const char *name, const Connect *c, char *const *roles,
+                           Principal **ret);
+
+/* Nodes as principals: node-account.c. */
+int security_connect_node(Security *s, const Connect *c, Principal **ret);
+bool security_node_is_void(Security *s, const Principal *p);
+
 /* Takes back what security_grant_rule() did. */
 void security_ungrant_rule(Security *s, Rule *rule);
 /* An id that no rule has; never the same twice, also while the first one still waits for the bus. */

@@ -314,6 +314,8 @@ int security_new(const SecuritySettings *settings, AuditSink sink, Security **re
         r = hybus_page_writer_new(&s->page);
     if (r >= 0)
         r = store_open(settings->state_directory, &s->store);
+    if (r >= 0)
+        r = nodes_open(settings->state_directory, &s->nodes);
     if (r < 0)
         return r;
     r = authority_publish(settings->state_directory, settings->runtime_directory);
@@ -338,6 +340,8 @@ int security_new(const SecuritySettings *settings, AuditSink sink, Security **re
                      settings->state_directory, s->store->backup);
     if (s->store->restored)
         hybus_warning("The state comes from elsewhere or from a backup: all tokens are void");
+    if (s->nodes->lost)
+        hybus_warning("The keys of nodes come from elsewhere or from a backup: they are void");
     r = load_policy(s);
     if (r >= 0)
         r = security_offer_code(s);
@@ -358,6 +362,7 @@ void security_free(Security *s)
     store_free(s->store);
     sessions_done(&s->sessions);
     security_bindings_done(s);
+    nodes_free(s->nodes);
     audit_free(s->audit);
     free(s->policy_error);
     explicit_bzero(s->setup_code, sizeof s->setup_code);

@@ -9,6 +9,7 @@
 
 #include "audit.h"
 #include "catalogue.h"
+#include "node.h"
 #include "policy-read.h"
 #include "policy.h"
 #include "session.h"
@@ -31,7 +32,12 @@ typedef struct SecuritySettings {
     uint64_t session_idle, session_lifetime; /* µs; 0: no such bound */
 } SecuritySettings;
 
-typedef enum Credential { CREDENTIAL_TOKEN, CREDENTIAL_SESSION, CREDENTIAL_CERTIFICATE } Credential;
+typedef enum Credential {
+    CREDENTIAL_TOKEN,
+    CREDENTIAL_SESSION,
+    CREDENTIAL_CERTIFICATE,
+    CREDENTIAL_NODE,
+} Credential;
 
 /* Who a remote client is; owned by the connection of the server that asked. */
 typedef struct Principal {
@@ -61,6 +67,7 @@ typedef struct Security {
     char *policy_error; /* of the last reload; NULL: accepted */
     bool fallback;      /* neither files nor a last accepted policy: only local root */
     Store *store;
+    Nodes *nodes;
     Audit *audit;
     hybus_page_writer *page;
     Throttle bearers, codes, logins, names; /* names: of users, for strangers */
@@ -135,6 +142,10 @@ int security_issue_certificate(Security *s, const Subject *caller, const char *n
 int security_revoke_certificate(Security *s, const Subject *caller, const char *name); /* -ENOENT; 1 */
 /* NULL is not. */
 bool security_certificate_is_good(Security *s, const Certificate *c);
+/* *ret stays the list's. */
+int security_add_node(Security *s, const Subject *caller, const char *name, const Node **ret,
+                      hybus_config_error *e);
+int security_remove_node(Security *s, const Subject *caller, const char *name);
 
 /* An administrator. Of a device that nobody has claimed: for local root, or with the setup code. Later:
  * for those who may make tokens and hold all that they hand on. -EACCES, -EINVAL, -ENOBUFS; -EAGAIN
@@ -147,6 +158,7 @@ int security_setup(Security *s, const Subject *caller, const char *code, const c
 typedef struct Connect {
     const char *protocol, *peer, *tls, *bearer;
     const char *cert_sha256; /* of a certificate that the server has verified, in hex */
+    const char *node, *node_key; /* whose key it has shown to have; node_key_id() of that key */
 } Connect;
 int security_connect(Security *s, const Connect *c, Principal **ret, uint64_t *ret_wait);
 /* Its credential has been removed or has expired: it holds nothing any more. */

@@ -92,7 +92,7 @@ int subject_parse(const char *word, char **ret)
         return gr ? canonical(ret, "gid", gr->gr_gid) : unresolved(ret, word);
     }
     if ((rest = startswith(word, "user:")) || (rest = startswith(word, "token:")) ||
-        (rest = startswith(word, "role:"))) {
+        (rest = startswith(word, "role:")) || (rest = startswith(word, "node:"))) {
         if (!principal_name_is_valid(rest))
             return -EINVAL;
         return (*ret = strdup(word)) ? 0 : -ENOMEM;
