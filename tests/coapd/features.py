@@ -419,14 +419,10 @@ def test_nothing_is_left(server):
     assert counters['held_bytes'] < 4 << 20 and counters['record_bytes'] < 1 << 20, counters
 
 
-def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument('--serve', required=True)
-    parser.add_argument('names', nargs='*')
-    arguments = parser.parse_args()
-    tests = {n[5:]: f for n, f in globals().items() if n.startswith('test_')}
-    server, failed = Server(arguments.serve), []
-    for name in arguments.names or tests:
+def run(tests, names, server):
+    """Each of them, or those that are named; what failed, for sys.exit()."""
+    failed = []
+    for name in names or tests:
         try:
             tests[name](server)
             print(f'ok {name}', flush=True)
@@ -436,6 +432,18 @@ def main():
             failed.append(name)
     server.close()
     return f'failed: {" ".join(failed)}' if failed else 0
+
+
+def tests_of(module):
+    return {n[5:]: f for n, f in module.items() if n.startswith('test_')}
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument('--serve', required=True)
+    parser.add_argument('names', nargs='*')
+    arguments = parser.parse_args()
+    return run(tests_of(globals()), arguments.names, Server(arguments.serve))
 
 
 if __name__ == '__main__':

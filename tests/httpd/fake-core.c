@@ -347,9 +347,14 @@ static void next_value(endpoint_core *c)
 static int on_watch(sd_event_source *s, void *userdata)
 {
     endpoint_watch *w = userdata;
+    endpoint_core *c = w->core;
 
     w->ops->started(w, w->userdata);
-    send_value(w, 0);
+    for (endpoint_watch *one = c->watches; one; one = one->next) /* it may be gone now */
+        if (one == w) {
+            send_value(w, 0);
+            break;
+        }
     return 0;
 }
 
