@@ -468,23 +468,26 @@ def test_strange_datagrams_over_dtls(server):
 
 def test_a_client_that_begins_anew_from_the_same_port(server):
     """It has lost its state, and must get in again (RFC 6347, 4.2.8)."""
-    first = Dtls(server.secure)
+    mine = features.Server(server.program, f'@node lamp {KEY}', *PAIR)
+    first = Dtls(mine.secure)
     assert first.request('GET', '/hello').text == '2.05'
-    before = server.counters()['connections']
     shown = subprocess.run(['ss', '-Hunp'], capture_output=True, text=True).stdout
     port = next(int(line.split()[2].rsplit(':', 1)[1]) for line in shown.splitlines() if f'pid={first.process.pid},' in line)
     first.process.kill()
     first.process.wait()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
         s.bind(('127.0.0.1', port))
-        s.connect(('127.0.0.1', server.secure))
+        s.connect(('127.0.0.1', mine.secure))
         s.settimeout(20)
         s.send(hello())
         answer = s.recv(2048)
-        assert server.counters()['connections'] == before  # the old one is there until the cookie comes
+        now = mine.counters()  # the old one is there until the cookie comes
+        assert (now['connections'], now['connections_total'], now['handshakes']) == (1, 1, 0), now
         s.send(hello(answer[28:28 + answer[27]], 1))
         assert s.recv(2048)[13] == 2, answer  # ServerHello
-        assert server.counters()['connections'] == before
+        now = mine.counters()
+        assert (now['connections'], now['connections_total'], now['handshakes']) == (1, 2, 1), now
+    mine.close()
 
 
 def main():

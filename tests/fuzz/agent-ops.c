@@ -103,7 +103,7 @@ static void check(Security *s, uint32_t uid, const char *packet, size_t size)
     static const char *const of_daemons[] = {"hello", "row", "judge", "connect", "login", "logout", NULL};
     const uint64_t generation = security_generation(s);
     const size_t tokens = s->store->n_tokens, users = s->store->n_users;
-    const size_t certificates = s->store->n_certificates;
+    const size_t certificates = s->store->n_certificates, nodes = s->nodes->n;
     json_t *q = json_loadb(packet, size, JSON_REJECT_DUPLICATES, NULL), *j = NULL;
     char *answer = NULL;
     int r = agent_socket_feed(s, uid, packet, size, &answer);
@@ -119,6 +119,7 @@ static void check(Security *s, uint32_t uid, const char *packet, size_t size)
     if (uid != 0) {
         assert(security_generation(s) == generation && s->store->n_tokens == tokens);
         assert(s->store->n_users == users && s->store->n_certificates == certificates);
+        assert(s->nodes->n == nodes);
         assert(!json_is_true(json_object_get(j, "ok")) ||
                is_one_of(q, uid == DAEMON ? of_daemons : open));
     }
@@ -147,7 +148,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         at += n + 1;
     }
     /* What root makes adds up. */
-    if (security->store->n_tokens > 16 || security->store->n_certificates > 16)
+    if (security->store->n_tokens > 16 || security->store->n_certificates > 16 || security->nodes->n > 16)
         close_security();
     return 0;
 }

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The first byte chooses: a datagram, a message of a stream, CBOR, JSON, a problem document, a tag.
- */
+/* The first byte chooses: a datagram, a message of a stream, CBOR, JSON, a problem document, a tag;
+ * from 250 on, the bytes of a stream as they come. */
 #include <assert.h>
 #include <coap-format.h>
-#include <coap-message.h>
+#include <coap-wire.h>
 #include <jansson.h>
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -94,11 +94,100 @@ static void texts(const uint8_t *data, size_t size)
     (void)coapd_format_of((const char *)data, size);
 }
 
+static void same(const coap_pdu_t *a, const coap_pdu_t *b)
+{
+    coap_bin_const_t x = coap_pdu_get_token(a), y = coap_pdu_get_token(b);
+    coap_opt_iterator_t i, j;
+    const uint8_t *p, *q;
+    size_t n = 0, m = 0;
+
+    assert(coap_pdu_get_code(a) == coap_pdu_get_code(b));
+    assert(x.length == y.length && memcmp(x.s, y.s, x.length) == 0);
+    coap_option_iterator_init(a, &i, COAP_OPT_ALL);
+    coap_option_iterator_init(b, &j, COAP_OPT_ALL);
+    for (;;) {
+        coap_opt_t *one = coap_option_next(&i), *two = coap_option_next(&j);
+
+        assert(!one == !two);
+        if (!one)
+            break;
+        assert(i.number == j.number && coap_opt_length(one) == coap_opt_length(two));
+        assert(memcmp(coap_opt_value(one), coap_opt_value(two), coap_opt_length(one)) == 0);
+    }
+    assert(coap_get_data(a, &n, &p) == coap_get_data(b, &m, &q) && n == m);
+    assert(n == 0 || memcmp(p, q, n) == 0);
+}
+
+/* What we write of a message is the message, on both kinds of roads. */
+static void write_again(const coap_pdu_t *p)
+{
+    size_t size = 0;
+    uint8_t *bytes = coapd_wire_stream(p, &size);
+    coap_pdu_t *again;
+
+    assert(bytes && coapd_stream_size(bytes, size, SIZE_MAX) == (ssize_t)size);
+    again = coapd_wire_parse(COAP_PROTO_TCP, bytes, size);
+    assert(again);
+    same(p, again);
+    coap_delete_pdu(again);
+    free(bytes);
+    bytes = coapd_wire_datagram(p, &size);
+    assert(bytes);
+    again = coapd_wire_parse(COAP_PROTO_UDP, bytes, size);
+    assert(again);
+    same(p, again);
+    coap_delete_pdu(again);
+    free(bytes);
+}
+
+static void signals(const coap_pdu_t *p)
+{
+    coapd_signal g;
+    coap_pdu_t *answer;
+
+    coapd_signal_parse(p, &g);
+    answer = coapd_signal_pong(p, g.custody);
+    write_again(answer);
+    coap_delete_pdu(answer);
+    answer = coapd_signal_abort("why", g.bad_option);
+    write_again(answer);
+    coap_delete_pdu(answer);
+}
+
+static void stream(const uint8_t *data, size_t size)
+{
+    while (size > 0) {
+        ssize_t n = coapd_stream_size(data, size, COAPD_STREAM_MAX);
+        coap_pdu_t *p;
+
+        /* No part of it says more than the whole. */
+        for (size_t i = 0; i < MIN_OF(size, (size_t)8); i++) {
+            ssize_t part = coapd_stream_size(data, i, COAPD_STREAM_MAX);
+            assert(part == 0 || part == n);
+        }
+        if (n <= 0 || (size_t)n > size)
+            return;
+        assert(n >= 2 && n <= (ssize_t)COAPD_STREAM_MAX);
+        p = coapd_wire_parse(COAP_PROTO_TCP, data, (size_t)n);
+        if (p && COAP_RESPONSE_CLASS(coap_pdu_get_code(p)) == 7)
+            signals(p);
+        if (p)
+            write_again(p);
+        coap_delete_pdu(p);
+        data += n;
+        size -= (size_t)n;
+    }
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     if (size == 0)
         return 0;
     coap_set_log_level(LOG_EMERG);
+    if (data[0] >= 250) {
+        stream(data + 1, size - 1);
+        return 0;
+    }
     switch (data[0] % 5) {
     case 0:
         message(COAP_PROTO_UDP, data + 1, size - 1);
