@@ -128,7 +128,9 @@ static void listener_close(Coapd *d, size_t at)
         coapd_flow_unlisten(l);
         safe_close(l->fd);
     }
-    *l = d->listeners[--d->n_listeners];
+    if (at == --d->n_listeners)
+        return;
+    *l = d->listeners[d->n_listeners];
     if (l->io)
         (void)sd_event_source_set_userdata(l->io, l);
 }

@@ -7,6 +7,7 @@
 #include <hybus/log.h>
 #include <openssl/rand.h>
 #include <sys/epoll.h>
+#include <time.h>
 
 #define SETTING(section, key, type, field, value, ...)                                             \
     {                                                                                              \
@@ -86,6 +87,18 @@ static void on_nack(coap_session_t *session, const coap_pdu_t *sent,
 
 /* --- the loop -----------------------------------------------------------------------------------
  */
+
+/* The library measures by the clock that people set: a jump forward would end every session and send
+ * every confirmable message again at once, a jump back stop both. It asks for its ticks through the
+ * dynamic linker, so that this function takes the place of its own. */
+__attribute__((visibility("default"))) void coap_ticks(coap_tick_t *t)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_BOOTTIME, &now);
+    *t = (coap_tick_t)now.tv_sec * COAP_TICKS_PER_SECOND +
+         (coap_tick_t)now.tv_nsec / (1000000000u / COAP_TICKS_PER_SECOND);
+}
 
 static int on_io(sd_event_source *source, int fd, uint32_t revents, void *userdata)
 {

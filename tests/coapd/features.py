@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The server's translation, message by message: features.py --serve PROGRAM [NAME…]."""
 import argparse
+import os
 import socket
 import subprocess
 import sys
@@ -11,10 +12,11 @@ from coap import ACK, CON, NON, RST, Client, Message, block, number
 
 
 class Server:
-    def __init__(self, program, *lines):
+    def __init__(self, program, *lines, **environment):
         self.program, self.port, self.secure = program, self.free_port(), self.free_port()
         self.process = subprocess.Popen([program, f'127.0.0.1:{self.port}', f'127.0.0.1:{self.secure}', *lines], stdin=subprocess.PIPE,
-                                        stdout=subprocess.PIPE, text=True, bufsize=1)
+                                        stdout=subprocess.PIPE, text=True, bufsize=1,
+                                        env={**os.environ, **environment})
         assert self.process.stdout.readline() == 'ready\n'
 
     @staticmethod

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """What TCP, TLS and DTLS add, and what is the same on every road: roads.py --serve PROGRAM --dtls PROGRAM
-[NAME…]. RFC 8323, RFC 7252 (9), RFC 6347."""
+--clock LIBRARY [NAME…]. RFC 8323, RFC 7252 (9), RFC 6347."""
 import argparse
 import os
 import socket
@@ -490,14 +490,70 @@ def test_a_client_that_begins_anew_from_the_same_port(server):
     mine.close()
 
 
+# --- the clock -----------------------------------------------------------------------------------
+
+def test_a_clock_that_jumps_does_no_harm(server):
+    """Twenty years on, and back: nothing ends, nothing comes early, nothing stays away."""
+    with tempfile.TemporaryDirectory() as folder:
+        shift = f'{folder}/shift'
+
+        def jump(seconds):
+            with open(shift + '.new', 'w') as f:
+                f.write(str(seconds))
+            os.rename(shift + '.new', shift)
+        jump(0)
+        mine = features.Server(server.program, f'@node lamp {KEY}', *PAIR, LD_PRELOAD=CLOCK, CLOCK_SHIFT=shift,
+                               ASAN_OPTIONS=os.environ.get('ASAN_OPTIONS', '') + ':verify_asan_link_order=0:detect_leaks=0')
+        other = Client(mine.port)
+        all_roads = list(roads(mine))
+        for road, c in all_roads:
+            features.observe(c)
+        unsure = Client(mine.port, seconds=60)  # a message to it is on its way, unacknowledged, while the clock jumps
+        features.observe(unsure)
+        other.request('GET', '/events/next')
+        pending = unsure.receive()
+        assert pending.kind == CON
+        for road, c in all_roads:
+            told = c.receive()
+            if told.kind == CON:
+                c.acknowledge(told)
+        sessions = mine.counters()['sessions']
+        last = time.monotonic()
+        for step, seconds in enumerate((20 * 365 * 86400, -20 * 365 * 86400, 3600)):
+            jump(seconds)
+            total = mine.counters()['sessions_total']
+            assert other.request('GET', '/hello').text == '2.05'  # the library looks at its clock now
+            assert mine.counters()['sessions_total'] == total  # nobody was forgotten
+            again = unsure.receive()  # 2 to 3 s, then twice as long each time
+            now = time.monotonic()
+            assert again.encode() == pending.encode() and now - last > 1.5 * 2 ** step, (step, now - last)
+            last = now
+            other.request('GET', '/events/next')
+            for road, c in all_roads:
+                told = c.receive()
+                assert told.token == b'obs1', (road, told)
+                if told.kind == CON:
+                    c.acknowledge(told)
+            counters = mine.counters()
+            assert counters['sessions'] >= sessions and counters['connections'] >= 3, counters
+            late = Dtls(mine.secure)  # whoever comes now gets in
+            assert late.request('GET', '/hello').text == '2.05'
+            late.close()
+        unsure.acknowledge(pending)
+        for road, c in all_roads:
+            c.close()
+        mine.close()
+
+
 def main():
-    global PROGRAM, PAIR
+    global PROGRAM, PAIR, CLOCK
     parser = argparse.ArgumentParser()
     parser.add_argument('--serve', required=True)
     parser.add_argument('--dtls', required=True)
+    parser.add_argument('--clock', required=True)
     parser.add_argument('names', nargs='*')
     arguments = parser.parse_args()
-    PROGRAM = arguments.dtls
+    PROGRAM, CLOCK = arguments.dtls, arguments.clock
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run(['openssl', 'req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes',
                         '-subj', '/CN=device', '-keyout', f'{folder}/key', '-out', f'{folder}/cert', '-days', '30'],
