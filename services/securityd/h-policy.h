@@ -30,6 +30,8 @@ int call_message(sd_bus *bus, sd_bus_message *m, const char *method, json_t **re
 
 /* One question over the private socket; takes over `question`. */
 int ask(const char *what, json_t *question, json_t **ret);
+/* The same for what answers with a secret: *ret_secret is the answer's. */
+int ask_secret(const char *what, json_t *question, json_t **answer, const char **ret_secret);
 /* 0, or the error it holds, after having said it. */
 int answered(const char *what, const json_t *answer);
 /* From the terminal, twice and without echo, or a line of standard input. "": none was given. */
@@ -59,5 +61,8 @@ int verb_cert_init(const Options *o, char **words, int n);
 int verb_cert_issue(const Options *o, char **words, int n);
 int verb_cert_list(const Options *o, char **words, int n);
 int verb_cert_revoke(const Options *o, char **words, int n);
+int verb_node_add(const Options *o, char **words, int n);
+int verb_node_list(const Options *o, char **words, int n);
+int verb_node_remove(const Options *o, char **words, int n);
 int verb_session_list(const Options *o, char **words, int n);
 int verb_session_remove(const Options *o, char **words, int n);
