@@ -525,7 +525,6 @@ def drain(served):
     guest.exchange()
     order(served, b"d")
     read_until(watcher, b'event: end\ndata: {"status":503}\n\n')
-    watcher.wait_end()
     # A header that goes on where nothing may begin any more made the library read it for ever.
     for _ in range(2):
         while guest.read_frame()[0] != GOAWAY:
@@ -540,6 +539,7 @@ def drain(served):
                 update = struct.pack(">I", len(payload))
                 client.send(client.frame(WINDOW, 0, 0, update) + client.frame(WINDOW, 0, stream, update))
     client.wait_end()
+    watcher.wait_end()
     expect(served.process.wait(attacks.DEADLINE), 0)
     served.end()
 
