@@ -35,6 +35,11 @@ static void on_linger(endpoint_timer *t)
         coapd_exchange_free(x);
 }
 
+static coapd_rank rank_of(const CoapdSession *s)
+{
+    return s->counted ? COAPD_RANK_KNOWN : s->verified ? COAPD_RANK_STRANGER : COAPD_RANK_UNVERIFIED;
+}
+
 static CoapdExchange *exchange_new(CoapdSession *s, uint64_t key)
 {
     CoapdExchange *x = calloc(1, sizeof(*x));
@@ -47,6 +52,7 @@ static CoapdExchange *exchange_new(CoapdSession *s, uint64_t key)
     x->szx = 6;
     x->accept = COAPD_FORMAT_NONE;
     x->answer = COAPD_ANSWER(0);
+    list_init(&x->idle);
     list_init(&x->acknowledge.node);
     list_init(&x->linger.node);
     list_init(&x->again.node);
@@ -54,9 +60,50 @@ static CoapdExchange *exchange_new(CoapdSession *s, uint64_t key)
     x->linger.fire = on_linger;
     list_append(&s->exchanges, &x->node);
     s->n_exchanges++;
+    x->rank = rank_of(s);
+    s->coapd->n_of_rank[x->rank]++;
     s->coapd->n_exchanges++;
     coapd_session_hold(s);
     return x;
+}
+
+/* Its client is to ask for the next block, or to send it. */
+static void await_client(CoapdExchange *x)
+{
+    Coapd *d = x->session->coapd;
+
+    /* What has been told in full keeps no place with its responder. */
+    if (x->ended)
+        endpoint_request_free(TAKE_PTR(x->request));
+    list_remove(&x->idle);
+    list_append(&d->idle[x->rank], &x->idle);
+    timer_start(&d->timers, TIMERS_REQUEST, &x->linger, timer_now() + COAPD_LINGER_USEC);
+}
+
+/* Of all requests, a quarter may be of those who may not be there, and three eighths of strangers in
+ * all: a responder takes half of them at the same time, so some of its places are left for the known. */
+static bool is_full(const Coapd *d, coapd_rank rank)
+{
+    size_t all = d->settings->requests, strangers;
+
+    strangers = d->n_of_rank[COAPD_RANK_UNVERIFIED] + d->n_of_rank[COAPD_RANK_STRANGER];
+    return d->n_exchanges >= all || (rank < COAPD_RANK_KNOWN && strangers >= all * 3 / 8) ||
+           (rank == COAPD_RANK_UNVERIFIED && d->n_of_rank[rank] >= all / 4);
+}
+
+/* There is room for another request of `s`, maybe because one went that waited for its client: the
+ * longest, of those who are no better known. */
+static bool make_room(CoapdSession *s)
+{
+    Coapd *d = s->coapd;
+    coapd_rank rank = rank_of(s);
+
+    for (unsigned i = 0; i <= rank; i++)
+        while (!list_empty(&d->idle[i]) && is_full(d, rank)) {
+            coapd_exchange_free(list_entry(d->idle[i].next, CoapdExchange, idle));
+            d->counters.exchanges_evicted++;
+        }
+    return !is_full(d, rank);
 }
 
 /* The core may answer from within a call; whoever makes one stays in the exchange for its length.
@@ -82,6 +129,7 @@ void coapd_exchange_free(CoapdExchange *x)
     timer_stop(&x->acknowledge);
     timer_stop(&x->linger);
     timer_stop(&x->again);
+    list_remove(&x->idle);
     if (x->observer)
         coapd_observer_free(TAKE_PTR(x->observer));
     endpoint_request_free(x->request);
@@ -90,6 +138,7 @@ void coapd_exchange_free(CoapdExchange *x)
     free(x->stuck);
     list_remove(&x->node);
     s->n_exchanges--;
+    s->coapd->n_of_rank[x->rank]--;
     s->coapd->n_exchanges--;
     x->request = NULL;
     x->stuck = NULL;
@@ -290,8 +339,7 @@ static void finish(CoapdExchange *x, coapd_answer *a)
     if (!more && x->ended)
         coapd_exchange_free(x);
     else
-        timer_start(&x->session->coapd->timers, TIMERS_REQUEST, &x->linger,
-                    timer_now() + COAPD_LINGER_USEC);
+        await_client(x);
 }
 
 static void finish_refused(CoapdExchange *x, coap_pdu_code_t code)
@@ -447,8 +495,7 @@ static void answer_continue(CoapdExchange *x)
     x->waiting = false;
     x->session->coapd->counters.blocks++;
     (void)coapd_send_answer(x->session, &x->message, &a);
-    timer_start(&x->session->coapd->timers, TIMERS_REQUEST, &x->linger,
-                timer_now() + COAPD_LINGER_USEC);
+    await_client(x);
 }
 
 /* The block that waits goes on when the responder has room; that is what slows its client down. */
@@ -639,7 +686,7 @@ static coap_pdu_code_t judge(CoapdSession *s, const coapd_question *q)
         return TOO_LARGE;
     if (s->n_exchanges >= d->settings->requests_session)
         return COAP_RESPONSE_CODE(429);
-    return d->draining || d->n_exchanges >= d->settings->requests ? UNAVAILABLE : 0;
+    return d->draining ? UNAVAILABLE : 0;
 }
 
 static void refuse(CoapdSession *s, coapd_message *m, coap_pdu_code_t code)
@@ -676,6 +723,7 @@ static void take_question(CoapdExchange *x, const coapd_message *m, const coapd_
     x->n_etags = q->n_etags;
     memcpy(x->etags, q->etags, sizeof(x->etags));
     timer_stop(&x->linger);
+    list_remove(&x->idle);
     if (!x->session->reliable)
         timer_start(&d->timers, TIMERS_SHORT, &x->acknowledge,
                     timer_now() + d->settings->acknowledge);
@@ -737,6 +785,8 @@ static void begin(CoapdSession *s, coapd_message *m, const coapd_question *q)
     if (old && !old->waiting)
         coapd_exchange_free(old);
     refused = judge(s, q);
+    if (!refused && !make_room(s))
+        refused = UNAVAILABLE;
     x = refused ? NULL : exchange_new(s, q->key);
     if (!x) {
         refuse(s, m, refused ? refused : UNAVAILABLE);
@@ -891,6 +941,6 @@ int coapd_exchange_of_value(CoapdSession *s, uint64_t key, const void *body, siz
     x->answer = *a;
     x->answer.has_observe = false;
     fill_payload(x, a, false);
-    timer_start(&s->coapd->timers, TIMERS_REQUEST, &x->linger, timer_now() + COAPD_LINGER_USEC);
+    await_client(x);
     return 0;
 }

@@ -279,6 +279,19 @@ static CoapdObserver *find(CoapdSession *s, const coapd_message *m)
     return NULL;
 }
 
+/* Half of all places are for those who are there, an eighth for those who have authenticated. */
+static bool has_room(const CoapdSession *s)
+{
+    const Coapd *d = s->coapd;
+    size_t most = d->settings->sessions;
+
+    if (!s->verified)
+        most /= 2;
+    else if (!s->counted)
+        most -= most / COAPD_RESERVED;
+    return d->n_observers < most && s->n_observers < d->settings->observers_session;
+}
+
 CoapdObserver *coapd_observer_new(CoapdExchange *x, const coapd_question *q)
 {
     static const endpoint_watch_ops ops = {
@@ -286,7 +299,7 @@ CoapdObserver *coapd_observer_new(CoapdExchange *x, const coapd_question *q)
     CoapdSession *s = x->session;
     CoapdObserver *o;
 
-    if (s->n_observers >= s->coapd->settings->observers_session || !(o = calloc(1, sizeof(*o))))
+    if (!has_room(s) || !(o = calloc(1, sizeof(*o))))
         return NULL;
     o->session = s;
     o->message = x->message;

@@ -263,6 +263,22 @@ static void on_revoked(endpoint_peer *peer, void *userdata)
     coapd_session_end(s);
 }
 
+static void on_stranger_checked(endpoint_peer *peer, int error, uint64_t retry_usec, void *userdata)
+{
+    /* Until then, and when it fails, each is asked about by itself. */
+}
+
+/* What h-securityd says of an anonymous client does not depend on where it is: a flood of them is no
+ * flood of questions. */
+void coapd_strangers_check(Coapd *d)
+{
+    static const endpoint_peer_ops ops = {.checked = on_stranger_checked};
+    const hybus_connection connection = {.protocol = "coap"};
+
+    endpoint_peer_free(TAKE_PTR(d->stranger));
+    (void)endpoint_peer_new(d->core, &connection, &ops, d, &d->stranger);
+}
+
 coap_pdu_code_t coapd_session_admit(CoapdSession *s)
 {
     static const endpoint_peer_ops ops = {.checked = on_checked, .revoked = on_revoked};
@@ -281,7 +297,8 @@ coap_pdu_code_t coapd_session_admit(CoapdSession *s)
         coapd_session_end(s);
         s->dead = false;
     }
-    if (s->peer)
+    if (s->peer || (s->session && s->coapd->stranger &&
+                    endpoint_peer_new_like(s->coapd->stranger, &connection, &ops, s, &s->peer) >= 0))
         return 0;
     if (endpoint_peer_new(s->coapd->core, &connection, &ops, s, &s->peer) < 0)
         return COAP_RESPONSE_CODE(503);

@@ -124,6 +124,7 @@ static int on_io(sd_event_source *source, int fd, uint32_t revents, void *userda
 static void on_policy_changed(hybus_agent *agent, uint64_t generation, void *userdata)
 {
     coapd_exchanges_recheck(userdata);
+    coapd_strangers_check(userdata);
     coapd_nodes_fetch(userdata, on_policy_changed, generation);
 }
 
@@ -186,6 +187,8 @@ int coapd_new(sd_event *event, const coapd_settings *settings, Coapd **ret)
         return -ENOMEM;
     list_init(&d->sessions);
     list_init(&d->connections);
+    for (size_t i = 0; i < COAPD_RANKS; i++)
+        list_init(&d->idle[i]);
     d->event = sd_event_ref(event);
     d->settings = settings;
     r = RAND_bytes(d->echo_key, sizeof(d->echo_key)) == 1 ? 0 : -EIO;
@@ -207,6 +210,7 @@ void coapd_set_core(Coapd *d, endpoint_core *core, hybus_agent *agent)
     d->agent = agent;
     if (agent && hybus_agent_add_changed(agent, on_policy_changed, d) < 0)
         d->agent = NULL;
+    coapd_strangers_check(d);
 }
 
 static void end_sessions(Coapd *d)
@@ -235,6 +239,7 @@ void coapd_free(Coapd *d)
         coap_cleanup();
     }
     close_connections(d);
+    endpoint_peer_free(d->stranger);
     coapd_secrets_free(d->secrets);
     timers_done(&d->timers);
     sd_event_unref(d->event);
@@ -291,6 +296,7 @@ void coapd_statistics(Coapd *d, endpoint_counter_each each, void *to)
         {"connections_evicted_total", c->connections_evicted},
         {"handshakes_failed_total", c->handshakes_failed},
         {"aborts_total", c->aborts},
+        {"requests_evicted_total", c->exchanges_evicted},
         {"connections", d->n_connections},
         {"connections_authenticated", d->n_authenticated},
         {"handshakes", d->n_handshakes},

@@ -29,6 +29,7 @@
 #define COAPD_HELD_BYTES (32u << 20)        /* of all answers */
 #define COAPD_EVENTS_PER_TURN 64
 
+#define COAPD_RESERVED 8u                   /* one in so many observers is kept for the known */
 #define COAPD_DATAGRAM_MAX 1152u            /* MAX_MESSAGE of RFC 7252, 4.6 */
 
 typedef struct coapd_settings {
@@ -49,11 +50,19 @@ typedef struct CoapdExchange CoapdExchange;
 typedef struct CoapdObserver CoapdObserver;
 typedef struct CoapdRecord CoapdRecord;
 
+/* Who gives way to whom when there is no room for another request. */
+typedef enum coapd_rank {
+    COAPD_RANK_UNVERIFIED, /* it may not even be there */
+    COAPD_RANK_STRANGER,
+    COAPD_RANK_KNOWN, /* it has authenticated */
+    COAPD_RANKS
+} coapd_rank;
+
 typedef struct coapd_counters {
     uint64_t sessions, requests, duplicates, malformed, limited, separate, answers[6],
         notifications, notifications_confirmable, observers, observers_lost, observers_rejected,
         kicked, blocks, connections, connections_refused, connections_evicted, handshakes_failed,
-        aborts;
+        aborts, exchanges_evicted;
 } coapd_counters;
 
 typedef enum coapd_door { COAPD_DOOR_UDP, COAPD_DOOR_TCP, COAPD_DOOR_DTLS, COAPD_DOOR_TLS } coapd_door;
@@ -114,6 +123,7 @@ struct CoapdSession {
 
 struct CoapdExchange {
     list node;                  /* of the session */
+    list idle;                  /* it waits for its client: of all like it */
     endpoint_timer acknowledge; /* until an empty message says that the answer takes longer */
     endpoint_timer linger;      /* until nobody seems to want the next block */
     endpoint_timer again;       /* until it is asked again what there is to see */
@@ -126,7 +136,8 @@ struct CoapdExchange {
     bool replied, ended, failed, uploading;
     bool gone; /* freed as soon as nobody is in it any more */
     unsigned busy;
-    bool blockwise; /* its client has asked for a block, or was given one */
+    coapd_rank rank; /* of its client, when it began */
+    bool blockwise;  /* its client has asked for a block, or was given one */
     uint32_t accept;
     size_t request_size; /* bytes of the message that asked */
     bool collecting;     /* a request that is converted when it is whole; in `body` */
@@ -152,12 +163,14 @@ struct Coapd {
     sd_event_source *io;
     endpoint_core *core;
     hybus_agent *agent;
+    endpoint_peer *stranger; /* whoever comes by UDP is like it */
     const coapd_settings *settings;
     coap_context_t *context;
     endpoint_timers timers;
     CoapdListener listeners[ENDPOINT_DOORS_MAX];
     size_t n_listeners;
     list sessions;
+    list idle[COAPD_RANKS]; /* exchanges that wait for their client, oldest first */
     CoapdSession *buckets[COAPD_SESSION_BUCKETS];
     struct coapd_value *last_value; /* the newest that somebody observes */
     struct CoapdSecrets *secrets;   /* coap-tls.c */
@@ -170,7 +183,7 @@ struct Coapd {
     } nodes; /* coap-nodes.c */
     list connections;               /* CoapdPipe and CoapdFlow, by their first member; oldest first */
     size_t n_connections, n_authenticated, n_handshakes;
-    size_t n_sessions, n_exchanges, n_observers, held, record_bytes;
+    size_t n_sessions, n_exchanges, n_of_rank[COAPD_RANKS], n_observers, held, record_bytes;
     uint64_t next_id;
     uint32_t observe_sequence;
     unsigned char echo_key[32];
@@ -223,6 +236,8 @@ void coapd_session_hold(CoapdSession *s);
 void coapd_session_release(CoapdSession *s);
 /* The principal's side; 0, or the code with which requests are refused now. */
 coap_pdu_code_t coapd_session_admit(CoapdSession *s);
+/* Asks anew what strangers may. */
+void coapd_strangers_check(Coapd *d);
 CoapdSession *coapd_session_find(Coapd *d, uint64_t id);
 /* Bytes that a payload may have in one message of this session. */
 size_t coapd_session_payload_room(const CoapdSession *s);

@@ -75,6 +75,11 @@ typedef struct endpoint_peer_ops {
 
 int endpoint_peer_new(endpoint_core *c, const hybus_connection *connection,
                       const endpoint_peer_ops *ops, void *userdata, endpoint_peer **ret);
+/* A peer that is as anonymous as `like`, of which h-securityd would hear nothing new: it is not asked,
+ * and `checked` is not called. For datagrams, whose senders may be a thousand a second. -EAGAIN: `like`
+ * is not checked (yet), or somebody. */
+int endpoint_peer_new_like(const endpoint_peer *like, const hybus_connection *connection,
+                           const endpoint_peer_ops *ops, void *userdata, endpoint_peer **ret);
 /* Its requests and watches must have been freed before. */
 void endpoint_peer_free(endpoint_peer *p);
 const char *endpoint_peer_principal(const endpoint_peer *p);

@@ -199,7 +199,7 @@ void peer_rows_ready(endpoint_peer *p, int error)
     peer_unref(p);
 }
 
-int endpoint_peer_new(endpoint_core *c, const hybus_connection *connection,
+static int peer_alloc(endpoint_core *c, const hybus_connection *connection,
                       const endpoint_peer_ops *ops, void *userdata, endpoint_peer **ret)
 {
     endpoint_peer *p = calloc(1, sizeof(*p));
@@ -225,7 +225,37 @@ int endpoint_peer_new(endpoint_core *c, const hybus_connection *connection,
     list_append(&c->peers, &p->node);
     c->statistics.peers++;
     *ret = p;
-    peer_check(p);
+    return 0;
+}
+
+int endpoint_peer_new(endpoint_core *c, const hybus_connection *connection,
+                      const endpoint_peer_ops *ops, void *userdata, endpoint_peer **ret)
+{
+    int r = peer_alloc(c, connection, ops, userdata, ret);
+
+    if (r >= 0)
+        peer_check(*ret);
+    return r;
+}
+
+int endpoint_peer_new_like(const endpoint_peer *like, const hybus_connection *connection,
+                           const endpoint_peer_ops *ops, void *userdata, endpoint_peer **ret)
+{
+    endpoint_peer *p;
+    int r;
+
+    if (like->state != PEER_GOOD || !endpoint_peer_anonymous(like))
+        return -EAGAIN;
+    r = peer_alloc(like->core, connection, ops, userdata, &p);
+    if (r < 0)
+        return r;
+    p->principal = like->principal;
+    p->principal->refs++;
+    list_append(&p->principal->peers, &p->principal_node);
+    p->state = PEER_GOOD;
+    p->error = 0;
+    p->told = true;
+    *ret = p;
     return 0;
 }
 

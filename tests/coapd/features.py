@@ -303,6 +303,38 @@ def test_nobody_is_flooded_in_anothers_name(server):
         careful.close()
 
 
+def test_those_who_may_not_be_there_give_way(server):
+    """Answers that wait for their next block do not keep others out."""
+    careful = Server(server.program, '[abuse]', 'Verify = always', '[limits]', 'Requests = 64', 'Sessions = 16')
+    try:
+        honest = Client(careful.port)
+        echo = honest.request('GET', '/stream').get('echo')
+        assert honest.request('GET', '/stream', ('echo', echo)).block('block2') == (0, True, 6)
+        for _ in range(100):
+            c = Client(careful.port)
+            assert c.request('GET', '/stream').block('block2')[1]
+            c.close()
+        assert careful.counters()['requests_evicted_total'] >= 80, careful.counters()
+        got = honest.request('GET', '/stream', ('block2', block(1, False, 6)))
+        assert got.block('block2') == (1, True, 6), got  # its own transfer is where it was
+        waiting = []
+        for _ in range(16):  # a quarter; those who wait for a responder are not pushed out
+            c = Client(careful.port)
+            c.send(c.make('GET', '/slow'))
+            assert c.receive().code == 0
+            waiting.append(c)
+        assert Client(careful.port).request('GET', '/hello').text == '5.03'
+    finally:
+        careful.close()
+    careful = Server(server.program, '[abuse]', 'Verify = always', '[limits]', 'Sessions = 16')
+    try:
+        given = [Client(careful.port).request('GET', '/events', ('observe', 0)).get('observe') is not None
+                 for _ in range(12)]
+        assert given == [True] * 8 + [False] * 4, given
+    finally:
+        careful.close()
+
+
 def test_an_acknowledged_notification_verifies(server):
     careful = Server(server.program, '[abuse]', 'Verify = always')
     try:

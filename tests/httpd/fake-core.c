@@ -134,6 +134,12 @@ int endpoint_peer_new(endpoint_core *c, const hybus_connection *connection,
     return sd_event_add_defer(c->event, &p->check, on_check, p);
 }
 
+int endpoint_peer_new_like(const endpoint_peer *like, const hybus_connection *connection,
+                           const endpoint_peer_ops *ops, void *userdata, endpoint_peer **ret)
+{
+    return -EAGAIN;
+}
+
 void endpoint_peer_free(endpoint_peer *p)
 {
     sd_event_source_disable_unref(p->check);
