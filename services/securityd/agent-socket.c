@@ -252,6 +252,24 @@ void agent_socket_tell_change(AgentSocket *a)
         a->on_change(a->on_change_userdata);
 }
 
+size_t agent_socket_principals(const AgentSocket *a, Subject *subjects, size_t size)
+{
+    const Peer *p;
+    size_t n = 0;
+
+    TAILQ_FOREACH (p, &a->peers, peers)
+        for (size_t i = 0; i < p->handles_size; i++) {
+            if (!p->handles[i])
+                continue;
+            if (n < size) {
+                subjects[n] = security_remote_subject(p->handles[i]);
+                subjects[n].ended = security_principal_is_void(a->security, p->handles[i]);
+            }
+            n++;
+        }
+    return n;
+}
+
 /* A token has expired: what it opened is cut like by a revocation. */
 static int on_expiry(sd_event_source *source, uint64_t usec, void *userdata)
 {

@@ -39,6 +39,9 @@ void agent_socket_on_change(AgentSocket *a, AgentSettled f, void *userdata);
 void agent_socket_tell_change(AgentSocket *a);
 /* A token was made or has gone: look again when the next one expires. */
 void agent_socket_arm_expiry(AgentSocket *a);
+/* Those whom servers serve now: fills at most `size` subjects, which are good until the loop turns, and
+ * returns how many there are. */
+size_t agent_socket_principals(const AgentSocket *a, Subject *subjects, size_t size);
 /* Somebody has settled: look whether all have. */
 void agent_socket_look(AgentSocket *a);
 

@@ -17,7 +17,7 @@ _h_policy_granted() {
 }
 
 _h_policy() {
-    local verbs="status setup check list grant revoke reload explain audit user token"
+    local verbs="status setup check list grant revoke reload explain simulate record audit user token"
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]} verb= sub= n=0 i
     for ((i = 1; i < COMP_CWORD; i++)); do
         case ${COMP_WORDS[i]} in
@@ -38,6 +38,7 @@ _h_policy() {
         case $verb in
         setup) _h_policy_words "--user --code --json --help" ;;
         grant) _h_policy_words "--id --when --json --help" ;;
+        record) _h_policy_words "--permissive --id --json --help" ;;
         audit) _h_policy_words "--subject --limit --json --help" ;;
         token) _h_policy_words "--user --role --expires --json --help" ;;
         *) _h_policy_words "--json --help --version" ;;
@@ -49,6 +50,7 @@ _h_policy() {
     user,1 | token,1) _h_policy_words "add list remove" ;;
     user,2 | token,2) [[ $sub == remove ]] && _h_policy_words "$(_h_policy_names "$verb" list)" ;;
     revoke,1) _h_policy_words "$(_h_policy_granted)" ;;
+    simulate,1) COMPREPLY=($(compgen -f -- "$cur")) ;;
     explain,3) _h_policy_words "method get set signal" ;;
     esac
 }

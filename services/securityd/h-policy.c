@@ -5,21 +5,17 @@
 
 #include <ctype.h>
 #include <getopt.h>
-#include <jansson.h>
 #include <sys/socket.h>
 #include <sys/time.h>
 #include <sys/un.h>
-#include <systemd/sd-bus.h>
 #include <time.h>
 
 #include <hybus/agent.h>
 #include <hybus/error.h>
-#include <hybus/json.h>
+
+#include "h-policy.h"
 
 #define DAEMON SBINDIR "/h-securityd"
-#define SECURITY "org.hybridos.Security1"
-#define SECURITY_PATH "/org/hybridos/Security1"
-#define ANSWER_SECONDS 30
 
 enum {
     EXIT_USAGE = 2,
@@ -27,14 +23,6 @@ enum {
     EXIT_DENIED = 4,
     EXIT_UNAVAILABLE = 5,
 };
-
-typedef struct Options {
-    bool json;
-    const char *id, *when, *user, *subject, *roles;
-    uint64_t expires;
-    unsigned limit;
-    bool code;
-} Options;
 
 typedef struct Verb {
     const char *name, *sub; /* sub NULL: none */
@@ -67,7 +55,7 @@ static int exit_code(int r)
 }
 
 /* Text from outside never moves the cursor. */
-static void put(FILE *f, const char *s)
+void put(FILE *f, const char *s)
 {
     for (; *s; s++) {
         unsigned char c = (unsigned char)*s;
@@ -80,7 +68,7 @@ static void put(FILE *f, const char *s)
     }
 }
 
-static int complain(const char *what, int r, const char *message)
+int complain(const char *what, int r, const char *message)
 {
     fprintf(stderr, "h-policy: %s: ", what);
     put(stderr, message && *message ? message : strerror(-r));
@@ -88,7 +76,7 @@ static int complain(const char *what, int r, const char *message)
     return r;
 }
 
-static int open_bus(sd_bus **ret)
+int open_bus(sd_bus **ret)
 {
     int r = sd_bus_open_system(ret);
 
@@ -96,7 +84,7 @@ static int open_bus(sd_bus **ret)
 }
 
 /* The arguments of the answer come as a JSON array. */
-static int call_message(sd_bus *bus, sd_bus_message *m, const char *method, json_t **ret)
+int call_message(sd_bus *bus, sd_bus_message *m, const char *method, json_t **ret)
 {
     _cleanup_(sd_bus_error_free) sd_bus_error error = SD_BUS_ERROR_NULL;
     _cleanup_(hybus_json_error_done) hybus_json_error bad = {0};
@@ -109,7 +97,7 @@ static int call_message(sd_bus *bus, sd_bus_message *m, const char *method, json
     return r < 0 ? complain(method, r, bad.message) : 0;
 }
 
-static int call(const char *method, json_t **ret, const char *signature, ...)
+int call(const char *method, json_t **ret, const char *signature, ...)
 {
     _cleanup_(sd_bus_flush_close_unrefp) sd_bus *bus = NULL;
     _cleanup_(sd_bus_message_unrefp) sd_bus_message *m = NULL;
@@ -213,7 +201,7 @@ static int print_secret(const Options *o, const char *what, json_t *question)
 
 /* --- showing answers -------------------------------------------------------------------------- */
 
-static int print_json(const json_t *value)
+int print_json(const json_t *value)
 {
     _cleanup_(freep) char *text = NULL;
     int r = hybus_json_dump(value, HYBUS_JSON_PRETTY, &text);
@@ -224,19 +212,19 @@ static int print_json(const json_t *value)
     return 0;
 }
 
-static const char *text_of(const json_t *v)
+const char *text_of(const json_t *v)
 {
     return strempty(json_string_value(v));
 }
 
 /* Times and counters may come as numbers or as decimal strings. */
-static uint64_t number_of(const json_t *v)
+uint64_t number_of(const json_t *v)
 {
     return json_is_string(v) ? strtoull(json_string_value(v), NULL, 10)
                              : (uint64_t)json_integer_value(v);
 }
 
-static void put_time(const json_t *v, const char *none)
+void put_time(const json_t *v, const char *none)
 {
     time_t t = (time_t)(number_of(v) / 1000000u);
     struct tm tm;
@@ -251,19 +239,19 @@ static void put_time(const json_t *v, const char *none)
 }
 
 /* A string of an a{sv}; "" if it is not there. */
-static const char *field(const json_t *record, const char *key)
+const char *field(const json_t *record, const char *key)
 {
     const json_t *v = json_object_get(record, key);
 
     return text_of(json_is_object(v) ? json_object_get(v, "value") : v);
 }
 
-static const json_t *plain(const json_t *variant)
+const json_t *plain(const json_t *variant)
 {
     return json_is_object(variant) ? json_object_get(variant, "value") : variant;
 }
 
-static void print_record(const json_t *record)
+void print_record(const json_t *record)
 {
     const char *key;
     json_t *v;
@@ -465,30 +453,6 @@ static int verb_reload(const Options *o, char **words, int n)
     return 0;
 }
 
-static int verb_explain(const Options *o, char **words, int n)
-{
-    _cleanup_(hybus_json_decrefp) json_t *answer = NULL;
-    char *member;
-    int r;
-
-    if (n == 1) {
-        r = call("Explain", &answer, "s", words[0]);
-    } else {
-        member = strrchr(words[1], '.');
-        if (!member || member == words[1] || !member[1])
-            return complain("explain", -EINVAL, "the call is INTERFACE.MEMBER");
-        *member++ = '\0';
-        r = call("ExplainCall", &answer, "ssss", words[0], words[1], member,
-                 n > 2 ? words[2] : "method");
-    }
-    if (r < 0)
-        return r;
-    if (o->json)
-        return print_json(json_array_get(answer, 0));
-    print_record(json_array_get(answer, 0));
-    return 0;
-}
-
 static int verb_audit(const Options *o, char **words, int n)
 {
     _cleanup_(hybus_json_decrefp) json_t *answer = NULL;
@@ -632,8 +596,12 @@ static const Verb verbs[] = {
      "take a grant back; calls sent after this has returned are refused"},
     {"reload", NULL, 0, 0, verb_reload, "reload", "read all policy files anew, all or none"},
     {"explain", NULL, 1, 3, verb_explain,
-     "explain AUDIT-ID | SUBJECT INTERFACE.MEMBER [get|set|signal]",
+     "explain AUDIT-ID | :CONNECTION | SUBJECT INTERFACE.MEMBER [get|set|signal]",
      "why was this refused, and what would change it"},
+    {"simulate", NULL, 1, 1, verb_simulate, "simulate FILE",
+     "what a policy file would newly allow and deny, for who is connected and the last day"},
+    {"record", NULL, 1, -1, verb_record, "record [--permissive] [--id ID] SUBJECT [-- COMMAND...]",
+     "learn what a test run needs, and propose a minimal policy"},
     {"audit", NULL, 0, 0, verb_audit, "audit [--subject SUBJECT] [--limit N]",
      "the last refusals and changes, newest first"},
     {"user", "add", 1, 1, verb_user_add, "user add NAME", "a remote user"},
@@ -659,6 +627,7 @@ static int help(void)
            "     --role ROLES    of the token\n"
            "     --expires SECS  of the token; 0: never (default)\n"
            "     --code          setup: read the setup code from standard input\n"
+           "     --permissive    record: everything is granted to the subject as long as it runs\n"
            "     --subject S     audit: of this subject only\n"
            "     --limit N       audit: at most so many, 1 to 1000 (default 50)\n"
            "  -h --help\n"
@@ -696,14 +665,15 @@ static const Verb *find_verb(char ***words, int *n)
 /* 1: go on, 0: help was shown, -EINVAL. */
 static int parse_options(int argc, char *argv[], Options *o)
 {
-    enum { ID = 256, WHEN, USER, ROLE, EXPIRES, CODE, SUBJECT, LIMIT, VERSION_ };
+    enum { ID = 256, WHEN, USER, ROLE, EXPIRES, CODE, SUBJECT, LIMIT, PERMISSIVE, VERSION_ };
     static const struct option options[] = {
         {"json", no_argument, NULL, 'j'},          {"help", no_argument, NULL, 'h'},
         {"version", no_argument, NULL, VERSION_},  {"id", required_argument, NULL, ID},
         {"when", required_argument, NULL, WHEN},   {"user", required_argument, NULL, USER},
         {"role", required_argument, NULL, ROLE},   {"expires", required_argument, NULL, EXPIRES},
         {"code", no_argument, NULL, CODE},         {"subject", required_argument, NULL, SUBJECT},
-        {"limit", required_argument, NULL, LIMIT}, {0},
+        {"limit", required_argument, NULL, LIMIT}, {"permissive", no_argument, NULL, PERMISSIVE},
+        {0},
     };
     uint64_t limit = 50;
     int c;
@@ -736,6 +706,9 @@ static int parse_options(int argc, char *argv[], Options *o)
             break;
         case CODE:
             o->code = true;
+            break;
+        case PERMISSIVE:
+            o->permissive = true;
             break;
         case SUBJECT:
             o->subject = optarg;

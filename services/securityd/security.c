@@ -51,6 +51,47 @@ const char *security_subject_name(const Subject *subject)
     return text;
 }
 
+/* How much fits; what is cut ends with "…". */
+static void add_input(char *text, size_t size, const char *format, ...)
+{
+    size_t used = strlen(text);
+    va_list arguments;
+    int n;
+
+    va_start(arguments, format);
+    n = vsnprintf(text + used, size - used, format, arguments);
+    va_end(arguments);
+    if (n < 0 || (size_t)n >= size - used)
+        strcpy(text + size - 4, "...");
+}
+
+const char *security_inputs(const Subject *s)
+{
+    static char text[AUDIT_TEXT_MAX];
+
+    *text = '\0';
+    if (s->unknown) {
+        add_input(text, sizeof text, "connection=%s", strempty(s->bus_name));
+    } else if (!s->remote) {
+        if (!s->group_only)
+            add_input(text, sizeof text, "uid=%u", s->uid);
+        for (size_t i = 0; i < s->n_gids && i < 64; i++)
+            add_input(text, sizeof text, "%s%u", i ? "," : *text ? " gids=" : "gids=", s->gids[i]);
+    } else {
+        add_input(text, sizeof text, "principal=%s", s->name ? s->name : "anonymous");
+        if (s->token)
+            add_input(text, sizeof text, " token=%s", s->token);
+        for (char *const *role = s->roles; role && *role; role++)
+            add_input(text, sizeof text, "%s%s", role == s->roles ? " roles=" : ",", *role);
+        if (s->ended)
+            add_input(text, sizeof text, " ended=yes");
+        add_input(text, sizeof text, " encrypted=%s protocol=%s",
+                  s->encrypted == UNKNOWN ? "unknown" : s->encrypted == YES ? "yes" : "no",
+                  s->protocol ? s->protocol : "unknown");
+    }
+    return text;
+}
+
 uint32_t security_slot(const Subject *subject)
 {
     return slot_of(security_subject_name(subject));
@@ -251,6 +292,8 @@ int security_new(const SecuritySettings *settings, AuditSink sink, Security **re
     throttle_init(&s->codes, 60 * SECOND, 300 * SECOND, 20 * SECOND, 600 * SECOND);
     r = audit_new(sink, s, &s->audit);
     if (r >= 0)
+        r = history_new(&s->history);
+    if (r >= 0)
         r = hybus_page_writer_new(&s->page);
     if (r >= 0)
         r = store_open(settings->state_directory, &s->store);
@@ -291,6 +334,7 @@ void security_free(Security *s)
     policy_notes_done(&s->notes);
     store_free(s->store);
     audit_free(s->audit);
+    history_free(s->history);
     free(s->policy_error);
     explicit_bzero(s->setup_code, sizeof s->setup_code);
     free(s);
@@ -325,8 +369,8 @@ static int suggest(const Subject *subject, const Question *q, const Verdict *v, 
     else if (v->rule)
         n = asprintf(ret, "change rule %s in %s:%u", v->rule->id, v->rule->file, v->rule->line);
     else if (v->candidate)
-        n = asprintf(ret, "meet the conditions of rule %s (When = %s)", v->candidate->id,
-                     strempty(v->candidate->when));
+        n = asprintf(ret, "meet the conditions of rule %s (When = %s), or: h-policy grant %s %s",
+                     v->candidate->id, strempty(v->candidate->when), name, q->permission);
     else if (!subject->remote && !subject->group_only && !uid_may_hold(subject->uid))
         n = asprintf(ret, "%s", "give the program a user of its own");
     else
@@ -363,6 +407,7 @@ int security_explain(Security *s, const Subject *subject, const Question *q, con
                      .line = v->rule ? v->rule->line : 0,
                      .generation = security_generation(s),
                      .subject = strdup(security_subject_name(subject)),
+                     .inputs = strdup(security_inputs(subject)),
                      .permission = strdup(strempty(q->permission)),
                      .rule = strdup(v->rule ? v->rule->id : "default"),
                      .file = strdup(v->rule ? v->rule->file : ""),
@@ -371,12 +416,23 @@ int security_explain(Security *s, const Subject *subject, const Question *q, con
 
     if (error >= 0)
         error = suggest(subject, q, v, &r.suggestion);
-    if (error < 0 || !r.subject || !r.permission || !r.rule || !r.file || !r.reason) {
+    if (error < 0 || !r.subject || !r.inputs || !r.permission || !r.rule || !r.file ||
+        !r.reason) {
         audit_record_done(&r);
         return -ENOMEM;
     }
     *ret = r;
     return 0;
+}
+
+static void note_refused(Security *s, const Subject *subject, const Question *q)
+{
+    char call[300];
+
+    snprintf(call, sizeof call, "%.127s.%.127s (%s)", strempty(q->interface), strempty(q->member),
+             kind_name(q->kind));
+    history_note(s->history, subject, q->permission, q->service, call, false, 1,
+                 security_boottime());
 }
 
 int security_refuse(Security *s, const Subject *subject, const Question *q, Verdict *ret,
@@ -393,6 +449,7 @@ int security_refuse(Security *s, const Subject *subject, const Question *q, Verd
     r = security_explain(s, subject, q, ret, &record);
     if (r < 0)
         return r;
+    note_refused(s, subject, q);
     r = audit_add(s->audit, &record, ret_record);
     audit_record_done(&record);
     return r;
@@ -416,6 +473,7 @@ void security_used(Security *s, const Subject *subject, const char *permission,
     };
 
     s->statistics.used += n;
+    history_note(s->history, subject, permission, service, NULL, true, n, security_boottime());
     (void)audit_count(s->audit, &record, n, NULL);
 }
 

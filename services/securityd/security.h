@@ -9,6 +9,7 @@
 
 #include "audit.h"
 #include "catalogue.h"
+#include "history.h"
 #include "policy-read.h"
 #include "policy.h"
 #include "store.h"
@@ -55,6 +56,7 @@ typedef struct Security {
     bool fallback;      /* neither files nor a last accepted policy: only local root */
     Store *store;
     Audit *audit;
+    History *history;
     hybus_page_writer *page;
     Throttle bearers, codes;
     char setup_code[SECURITY_CODE_SIZE + 1]; /* "" once claimed */
@@ -73,6 +75,8 @@ uint64_t security_generation(const Security *s); /* accepted changes since the d
 uint32_t security_slot(const Subject *subject);
 /* Static buffer; "uid:1000", "user:alice", "anonymous". */
 const char *security_subject_name(const Subject *subject);
+/* All that a judgement of it depends on, as text: "uid=1000 gids=4,27". Static buffer. */
+const char *security_inputs(const Subject *subject);
 Subject security_remote_subject(const Principal *p); /* NULL: anonymous */
 
 /* The rules in force with one more, or without one. */

@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/* What the verbs of h-policy share. */
+
+#include <hybus/json.h>
+#include <jansson.h>
+#include <systemd/sd-bus.h>
+
+#define SECURITY "org.hybridos.Security1"
+#define SECURITY_PATH "/org/hybridos/Security1"
+#define ANSWER_SECONDS 30
+
+typedef struct Options {
+    bool json;
+    const char *id, *when, *user, *subject, *roles;
+    uint64_t expires;
+    unsigned limit;
+    bool code, permissive;
+} Options;
+
+/* Says what went wrong and returns `r`. `message` NULL: what the error number says. */
+int complain(const char *what, int r, const char *message);
+
+int open_bus(sd_bus **ret);
+/* A method of h-securityd; the arguments of the answer come as a JSON array. `ret` may be NULL. */
+int call(const char *method, json_t **ret, const char *signature, ...);
+int call_message(sd_bus *bus, sd_bus_message *m, const char *method, json_t **ret);
+
+/* --- showing answers: text from outside never moves the cursor ------------------------------- */
+
+void put(FILE *f, const char *s);
+int print_json(const json_t *value);
+void print_record(const json_t *record);
+const char *text_of(const json_t *v);
+uint64_t number_of(const json_t *v);
+void put_time(const json_t *v, const char *none);
+const char *field(const json_t *record, const char *key); /* a string of an a{sv}; "": not there */
+const json_t *plain(const json_t *variant);
+
+/* --- verbs in files of their own -------------------------------------------------------------- */
+
+int verb_explain(const Options *o, char **words, int n);
+int verb_simulate(const Options *o, char **words, int n);
+int verb_record(const Options *o, char **words, int n);
