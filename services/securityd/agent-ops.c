@@ -8,6 +8,7 @@
 #include <time.h>
 
 #include "agent-peer.h"
+#include "single.h"
 
 #define PACKET_MAX HYBUS_AGENT_PACKET_MAX
 
@@ -286,6 +287,7 @@ static int op_row(Peer *p, const json_t *q)
     bits = calloc(n / 64 + 1, sizeof *bits);
     if (!bits)
         return -ENOMEM;
+    asked.subject.moment = security_moment(s);
     policy_row(s->policy, &asked.subject, permissions, n, bits);
     for (size_t i = 0; i < n / 64 + 1; i++)
         bits[i] = htole64(bits[i]);
@@ -300,6 +302,34 @@ static int op_row(Peer *p, const json_t *q)
     json_object_set_new(answer, "stamp", decimal(stamp));
     json_object_set_new(answer, "count", json_integer((json_int_t)n));
     json_object_set_new(answer, "bits", json_string(text));
+    return peer_send(p, answer, -1);
+}
+
+static int send_pass(Peer *p, const json_t *q, const Subject *subject)
+{
+    hybus_page_writer *page = p->security->page;
+    uint32_t slot = security_slot(subject);
+    json_t *answer = answer_to(q);
+
+    p->holds = true;
+    json_object_set_new(answer, "allowed", json_true());
+    json_object_set_new(answer, "once", json_true());
+    json_object_set_new(answer, "epoch", decimal(hybus_page_writer_epoch(page)));
+    json_object_set_new(answer, "slot", json_integer(slot));
+    json_object_set_new(answer, "stamp", decimal(hybus_page_writer_slot(page, slot)));
+    return peer_send(p, answer, -1);
+}
+
+static int want_arguments(Peer *p, const json_t *q, const Member *m)
+{
+    json_t *answer = answer_to(q), *hidden = json_array();
+
+    for (unsigned i = 0; m && i < CATALOGUE_ARGUMENTS_MAX; i++)
+        if (m->secret >> i & 1)
+            json_array_append_new(hidden, json_integer(i));
+    json_object_set_new(answer, "allowed", json_false());
+    json_object_set_new(answer, "want", json_string("arguments"));
+    json_object_set_new(answer, "hide", hidden);
     return peer_send(p, answer, -1);
 }
 
@@ -328,6 +358,7 @@ static int op_judge(Peer *p, const json_t *q)
         .kind = *kind ? *kind : 'm',
     };
     const AuditRecord *record = NULL;
+    Single single = {0};
     Verdict v;
     Asked asked;
     int r;
@@ -339,6 +370,15 @@ static int op_judge(Peer *p, const json_t *q)
         return refuse(p, q, r, "not a subject");
     if (strlen(kind) > 1 || (*kind && !strchr("mgse", *kind)))
         return refuse(p, q, -EINVAL, "kind: one of m, g, s, e");
+    if (json_is_true(json_object_get(q, "single"))) {
+        r = single_judge(p->security, &asked.subject, &question, json_object_get(q, "arguments"), &single);
+        if (r < 0)
+            return r;
+        if (single.wants_arguments)
+            return want_arguments(p, q, single.member);
+        if (single.once)
+            return send_pass(p, q, &asked.subject);
+    }
     r = security_refuse(p->security, &asked.subject, &question, &v, &record);
     return r < 0 ? r : send_verdict(p, q, &v, record);
 }
@@ -499,7 +539,7 @@ static int op_token_add(Peer *p, const json_t *q)
     char *secret = NULL, as[96];
     int r;
 
-    if (!policy_judge(p->security->policy, &caller, "security.tokens").allowed) {
+    if (!security_allows(p->security, &caller, "security.tokens")) {
         const Question question = {.permission = "security.tokens",
                                    .interface = "agent",
                                    .member = "token-add",

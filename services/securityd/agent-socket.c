@@ -11,6 +11,7 @@
 #include "agent-peer.h"
 
 #define PACKET_MAX HYBUS_AGENT_PACKET_MAX
+#define WINDOW_ACCURACY_USEC 10000u
 
 /* Somebody who waits until all are settled. */
 typedef struct Settling {
@@ -26,7 +27,7 @@ struct AgentSocket {
     sd_event *event;
     Security *security;
     int fd;
-    sd_event_source *io, *settled, *expiry;
+    sd_event_source *io, *settled, *expiry, *windows;
     uint64_t expired_until;
     TAILQ_HEAD(, Peer) peers;
     TAILQ_HEAD(, Settling) settling;
@@ -211,6 +212,18 @@ static void tell_all(AgentSocket *a, uint64_t generation)
     }
 }
 
+static void arm_windows(AgentSocket *a)
+{
+    uint64_t next = security_next_window(a->security);
+
+    if (next == UINT64_MAX) {
+        (void)sd_event_source_set_enabled(a->windows, SD_EVENT_OFF);
+        return;
+    }
+    (void)sd_event_source_set_time_relative(a->windows, next);
+    (void)sd_event_source_set_enabled(a->windows, SD_EVENT_ONESHOT);
+}
+
 int agent_socket_changed(AgentSocket *a, AgentSettled f, void *userdata)
 {
     uint64_t generation = hybus_page_writer_generation(a->security->page);
@@ -219,6 +232,7 @@ int agent_socket_changed(AgentSocket *a, AgentSettled f, void *userdata)
 
     tell_all(a, generation);
     agent_socket_arm_expiry(a);
+    arm_windows(a);
     if (!f)
         return 0;
     if (a->n_settling >= AGENT_SETTLING_MAX)
@@ -297,6 +311,17 @@ void agent_socket_arm_expiry(AgentSocket *a)
     (void)sd_event_source_set_enabled(a->expiry, SD_EVENT_ONESHOT);
 }
 
+/* A window of time has opened or closed: what depends on it is judged anew. */
+static int on_window(sd_event_source *source, uint64_t usec, void *userdata)
+{
+    AgentSocket *a = userdata;
+
+    if (security_windows_moved(a->security))
+        return agent_socket_changed(a, NULL, NULL);
+    arm_windows(a);
+    return 0;
+}
+
 /* --- the socket ------------------------------------------------------------------------------ */
 
 int agent_socket_listen(const char *path)
@@ -345,9 +370,13 @@ int agent_socket_new(sd_event *event, Security *security, int fd, AgentSocket **
         r = sd_event_source_set_enabled(a->settled, SD_EVENT_OFF);
     if (r >= 0)
         r = sd_event_add_time_relative(event, &a->expiry, CLOCK_BOOTTIME, 0, 100000, on_expiry, a);
+    if (r >= 0)
+        r = sd_event_add_time_relative(event, &a->windows, CLOCK_BOOTTIME, 0, WINDOW_ACCURACY_USEC,
+                                       on_window, a);
     if (r < 0)
         return r;
     agent_socket_arm_expiry(a);
+    arm_windows(a);
     *ret = TAKE_PTR(a);
     return 0;
 }
@@ -363,6 +392,7 @@ void agent_socket_free(AgentSocket *a)
     sd_event_source_disable_unref(a->io);
     sd_event_source_disable_unref(a->settled);
     sd_event_source_disable_unref(a->expiry);
+    sd_event_source_disable_unref(a->windows);
     safe_close(a->fd);
     sd_event_unref(a->event);
     free(a->buffer);

@@ -112,6 +112,8 @@ static Who *who_new(const Subject *s, uint64_t hash)
     w->subject.roles = w->roles;
     w->subject.protocol = w->protocol;
     w->subject.bus_name = NULL;
+    w->subject.moment = NULL;
+    w->subject.peer = NULL;
     w->subject.ended = false;
     return w;
 }

@@ -23,7 +23,8 @@ Subject security_remote_subject(const Principal *p)
                      .token = p->token,
                      .roles = p->roles,
                      .encrypted = p->encrypted ? YES : NO,
-                     .protocol = p->protocol};
+                     .protocol = p->protocol,
+                     .peer = p->has_peer ? &p->peer : NULL};
 }
 
 bool security_principal_is_void(Security *s, const Principal *p)
@@ -45,6 +46,7 @@ static int principal_of(Security *s, const Token *t, const Connect *c, Principal
     p->name = strdup(t->principal);
     p->protocol = strdup(c->protocol);
     p->encrypted = c->tls && *c->tls;
+    p->has_peer = network_parse_peer(strempty(c->peer), &p->peer) == 0;
     p->expires = t->expires;
     memcpy(p->hash, t->hash, sizeof p->hash);
     if (asprintf(&p->token, "token:%s", t->name) < 0)
@@ -77,13 +79,17 @@ static int match_bearer(Security *s, const Connect *c, Principal **ret, uint64_t
 static bool may_connect(Security *s, const Connect *c, const Principal *p)
 {
     Subject subject = security_remote_subject(p);
+    Network peer;
     char permission[64];
     Verdict v;
 
     if (!p) {
         subject.encrypted = c->tls && *c->tls ? YES : NO;
         subject.protocol = c->protocol;
+        if (network_parse_peer(strempty(c->peer), &peer) == 0)
+            subject.peer = &peer;
     }
+    subject.moment = security_moment(s);
     snprintf(permission, sizeof permission, "connect.%s", c->protocol);
     v = policy_judge(s->policy, &subject, permission);
     return !v.rule || v.rule->kind == RULE_GRANT;

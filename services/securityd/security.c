@@ -97,6 +97,49 @@ uint32_t security_slot(const Subject *subject)
     return slot_of(security_subject_name(subject));
 }
 
+const Moment *security_moment(Security *s)
+{
+    uint64_t real = store_now(s->store), now = security_boottime();
+    uint64_t least = s->wall_at ? s->moment.wall_usec + (now - s->wall_at) : 0;
+
+    s->moment = (Moment){.wall_usec = MAX_OF(real, least), .now_usec = now};
+    s->wall_at = now;
+    return &s->moment;
+}
+
+bool security_windows_moved(Security *s)
+{
+    uint64_t windows = policy_windows(s->policy, security_moment(s)->wall_usec);
+
+    if (windows == s->windows)
+        return false;
+    s->windows = windows;
+    (void)hybus_page_writer_bump(s->page, UINT32_MAX);
+    return true;
+}
+
+/* Windows begin and end with a minute. The clock may be set forward meanwhile, so nobody sleeps longer. */
+uint64_t security_next_window(Security *s)
+{
+    if (s->windows == 0)
+        return UINT64_MAX;
+    return 60 * SECOND - security_moment(s)->wall_usec % (60 * SECOND);
+}
+
+static Verdict judge_now(Security *s, const Subject *subject, const char *permission)
+{
+    Subject now = *subject;
+
+    if (!now.moment)
+        now.moment = security_moment(s);
+    return policy_judge(s->policy, &now, permission);
+}
+
+bool security_allows(Security *s, const Subject *subject, const char *permission)
+{
+    return judge_now(s, subject, permission).allowed;
+}
+
 uint64_t security_generation(const Security *s)
 {
     return s->store->generation;
@@ -125,6 +168,7 @@ void security_adopt(Security *s, Policy *policy)
 {
     policy_unref(s->policy);
     s->policy = policy;
+    s->windows = policy_windows(policy, security_moment(s)->wall_usec);
     s->fallback = false;
 }
 
@@ -290,7 +334,9 @@ int security_new(const SecuritySettings *settings, AuditSink sink, Security **re
     s->next_handle = (s->next_handle & ((UINT64_C(1) << 51) - 1)) | 1;
     throttle_init(&s->bearers, 6 * SECOND, 60 * SECOND, SECOND / 4, 60 * SECOND);
     throttle_init(&s->codes, 60 * SECOND, 300 * SECOND, 20 * SECOND, 600 * SECOND);
-    r = audit_new(sink, s, &s->audit);
+    r = rates_init(&s->rates);
+    if (r >= 0)
+        r = audit_new(sink, s, &s->audit);
     if (r >= 0)
         r = history_new(&s->history);
     if (r >= 0)
@@ -349,7 +395,7 @@ Verdict security_judge(Security *s, const Subject *subject, const Question *q)
         return (Verdict){.reason = q->interface && *q->interface
                                        ? "this member carries no permission: nobody may use it"
                                        : "the call names no interface"};
-    return policy_judge(s->policy, subject, q->permission);
+    return judge_now(s, subject, q->permission);
 }
 
 static const char *kind_name(char kind)
@@ -458,7 +504,7 @@ int security_refuse(Security *s, const Subject *subject, const Question *q, Verd
 void security_used(Security *s, const Subject *subject, const char *permission,
                    const char *service, uint64_t n)
 {
-    const Verdict v = policy_judge(s->policy, subject, permission);
+    const Verdict v = judge_now(s, subject, permission);
     const AuditRecord record = {
         .verdict = "allowed",
         .layer = 2,

@@ -35,7 +35,8 @@ typedef struct Principal {
     uint64_t handle;
     char *name, *token, *protocol;
     char **roles;
-    bool encrypted;
+    bool encrypted, has_peer;
+    Network peer;              /* its address */
     uint64_t expires;          /* as in Token */
     uint8_t hash[SHA256_SIZE]; /* of the token: a later one of the same name is another */
 } Principal;
@@ -62,6 +63,9 @@ typedef struct Security {
     char setup_code[SECURITY_CODE_SIZE + 1]; /* "" once claimed */
     uint64_t next_handle, last_id;
     SecurityStatistics statistics;
+    Moment moment;           /* see security_moment() */
+    uint64_t wall_at, windows; /* when its wall clock was read; see policy_windows() */
+    Rates rates;
 } Security;
 
 int security_new(const SecuritySettings *settings, AuditSink sink, Security **ret);
@@ -122,6 +126,17 @@ bool security_principal_is_void(Security *s, const Principal *p);
 uint64_t security_next_expiry(Security *s);
 /* Moves the slots of principals whose tokens have expired since `since`. Whether there were any. */
 bool security_expire(Security *s, uint64_t since);
+
+/* What is known of now. Its wall clock never runs backwards, nor slower than CLOCK_BOOTTIME: a window of
+ * time that has closed is not opened again, nor kept open, by a clock that is set back. Good until the next
+ * call. */
+const Moment *security_moment(Security *s);
+/* Moves all slots when a window of time has opened or closed. Whether one has. */
+bool security_windows_moved(Security *s);
+/* µs until a window may open or close next; UINT64_MAX: no rule depends on the time. */
+uint64_t security_next_window(Security *s);
+/* Does the subject hold it now, without any particular call? */
+bool security_allows(Security *s, const Subject *subject, const char *permission);
 
 /* One judgement with all that is known about it. `call` may be NULL. */
 typedef struct Question {

@@ -210,9 +210,10 @@ static int read_filter(SecurityBus *b, sd_bus_message *m, Filter *f, sd_bus_erro
 }
 
 /* As it would be judged now. */
-static int append_kind(sd_bus_message *m, const Security *s, const HistoryKind *k)
+static int append_kind(sd_bus_message *m, Security *s, const HistoryKind *k)
 {
-    Verdict v = policy_judge(s->policy, k->subject, k->permission);
+    const Question q = {.permission = *k->permission ? k->permission : NULL, .kind = 'm'};
+    Verdict v = security_judge(s, k->subject, &q);
     int r = sd_bus_message_open_container(m, 'a', "{sv}");
 
     r = r < 0 ? r : explain_append_string(m, "subject", security_subject_name(k->subject));

@@ -107,13 +107,15 @@ typedef struct Run {
 static int compare(const Run *run, const Subject *subject, const char *permission,
                    const char *service, uint64_t count)
 {
-    const Change c = {.subject = subject,
+    Subject now = *subject;
+    Change c = {.subject = subject,
                       .permission = permission,
                       .service = service,
-                      .count = count,
-                      .before = policy_judge(run->security->policy, subject, permission),
-                      .after = policy_judge(run->after, subject, permission)};
+                      .count = count};
 
+    now.moment = security_moment(run->security);
+    c.before = policy_judge(run->security->policy, &now, permission);
+    c.after = policy_judge(run->after, &now, permission);
     return c.before.allowed == c.after.allowed ? 0 : run->f(&c, run->userdata);
 }
 
