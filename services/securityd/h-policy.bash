@@ -30,7 +30,7 @@ _h_policy() {
         esac
     done
     case $prev in
-    --when) _h_policy_words "encrypted local remote protocol=http" && return ;;
+    --when) _h_policy_words "encrypted local remote protocol= peer= time= days= rate= arg." && return ;;
     --user) _h_policy_words "$(_h_policy_names user list)" && return ;;
     --id | --role | --expires | --subject | --limit) return ;;
     esac
