@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-USER, UID = "conditioned", "60993"
+USER, UID = "conditioned", "60996"
 ENDPOINTS = ("org.hybridos.Endpoints1", "/org/hybridos/Endpoints1", "org.hybridos.Endpoints1")
 SECURITY = ("org.hybridos.Security1", "/org/hybridos/Security1", "org.hybridos.Security1")
 
@@ -88,7 +88,7 @@ def test_a_window_of_time(device):
 
 def test_layer_1_gives_no_allow_for_what_the_bus_cannot_see(device):
     """The bus knows neither rates nor arguments: a conditioned grant opens nothing there."""
-    app = device.user("conditioned-app", "60994", groups=["hybridos"])
+    app = device.user("conditioned-app", "60997", groups=["hybridos"])
     lister = ("busctl", "call", "org.freedesktop.systemd1", "/org/freedesktop/systemd1",
               "org.freedesktop.systemd1.Manager", "ListUnitsFiltered", "as", "1", "failed")
     for when in ("rate=100/s", "arg.states=failed", "time=00:00-24:00"):

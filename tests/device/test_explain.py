@@ -8,7 +8,7 @@ import pytest
 
 SECURITY = ("org.hybridos.Security1", "/org/hybridos/Security1", "org.hybridos.Security1")
 LIST = ("busctl", "call", "org.hybridos.Endpoints1", "/org/hybridos/Endpoints1", "org.hybridos.Endpoints1", "List")
-USER, UID = "explained", "60992"
+USER, UID = "explained", "60995"
 
 
 @pytest.fixture(autouse=True)
