@@ -27,6 +27,7 @@ int security_remove_user(Security *s, const Subject *caller, const char *name)
     for (size_t i = s->store->n_tokens; i-- > 0;)
         if (streq(s->store->tokens[i].principal, principal))
             (void)store_remove_token(s->store, s->store->tokens[i].name);
+    consent_forget_subject(s->consent, principal);
     security_move_principal(s, principal);
     security_note(s, caller, "RemoveUser", name);
     r = store_save(s->store);
@@ -45,6 +46,8 @@ int security_remove_token(Security *s, const Subject *caller, const char *name)
     if (!principal || !kept)
         return -ENOMEM;
     (void)store_remove_token(s->store, kept);
+    if (startswith(principal, "token:"))
+        consent_forget_subject(s->consent, principal);
     security_move_principal(s, principal);
     security_note(s, caller, "RemoveToken", kept);
     r = store_save(s->store);

@@ -7,8 +7,7 @@
 #include <hybus/json.h>
 #include <time.h>
 
-#include "agent-peer.h"
-#include "single.h"
+#include "agent-ops.h"
 
 #define PACKET_MAX HYBUS_AGENT_PACKET_MAX
 
@@ -19,7 +18,7 @@ static void json_cleanup(json_t **j)
 
 /* --- answers --------------------------------------------------------------------------------- */
 
-static json_t *decimal(uint64_t n)
+json_t *ops_decimal(uint64_t n)
 {
     char text[24];
 
@@ -27,7 +26,7 @@ static json_t *decimal(uint64_t n)
     return json_string(text);
 }
 
-static json_t *answer_to(const json_t *question)
+json_t *ops_answer_to(const json_t *question)
 {
     json_t *answer = json_object();
 
@@ -63,7 +62,7 @@ static json_t *failure(const json_t *question, int error, const char *message)
     return answer;
 }
 
-static int refuse(Peer *p, const json_t *question, int error, const char *message)
+int ops_refuse(Peer *p, const json_t *question, int error, const char *message)
 {
     return peer_send(p, failure(question, error, message), -1);
 }
@@ -77,7 +76,7 @@ static int throttled(Peer *p, const json_t *question, uint64_t wait)
     return peer_send(p, answer, -1);
 }
 
-static const char *string(const json_t *j, const char *key)
+const char *ops_string(const json_t *j, const char *key)
 {
     return json_string_value(json_object_get(j, key));
 }
@@ -124,38 +123,38 @@ static int add_members(const Peer *p, const char *interface, json_t *members, ch
 static int send_hello(Peer *p, const json_t *q, json_t *members)
 {
     hybus_page_writer *page = p->security->page;
-    json_t *answer = answer_to(q), *list = json_array();
+    json_t *answer = ops_answer_to(q), *list = json_array();
     int r;
 
     for (char **w = p->permissions; w && *w; w++)
         json_array_append_new(list, json_string(*w));
-    json_object_set_new(answer, "epoch", decimal(hybus_page_writer_epoch(page)));
+    json_object_set_new(answer, "epoch", ops_decimal(hybus_page_writer_epoch(page)));
     json_object_set_new(answer, "generation", json_integer((json_int_t)hybus_page_writer_generation(
                                                   page)));
     json_object_set_new(answer, "permissions", list);
     json_object_set_new(answer, "members", members);
     json_object_set_new(answer, "claimed", json_boolean(p->security->store->claimed));
     r = peer_send(p, answer, hybus_page_writer_fd(page));
-    return r == -EMSGSIZE ? refuse(p, q, -ENOBUFS, "these interfaces do not fit into one answer") : r;
+    return r == -EMSGSIZE ? ops_refuse(p, q, -ENOBUFS, "these interfaces do not fit into one answer") : r;
 }
 
 static int op_hello(Peer *p, const json_t *q)
 {
     const json_t *interfaces = json_object_get(q, "interfaces"), *one;
-    const char *service = strempty(string(q, "service"));
+    const char *service = strempty(ops_string(q, "service"));
     char **permissions = NULL;
     json_t *members;
     size_t i;
     int r = 0;
 
     if (json_integer_value(json_object_get(q, "version")) != 1)
-        return refuse(p, q, -EINVAL, "only version 1 is spoken here");
+        return ops_refuse(p, q, -EINVAL, "only version 1 is spoken here");
     if (!principal_name_is_valid(service))
-        return refuse(p, q, -EINVAL, "service: a component name is needed");
+        return ops_refuse(p, q, -EINVAL, "service: a component name is needed");
     if (interfaces && !json_is_array(interfaces))
-        return refuse(p, q, -EINVAL, "interfaces: a list is needed");
+        return ops_refuse(p, q, -EINVAL, "interfaces: a list is needed");
     if (json_array_size(interfaces) > AGENT_INTERFACES_MAX)
-        return refuse(p, q, -ENOBUFS, "too many interfaces");
+        return ops_refuse(p, q, -ENOBUFS, "too many interfaces");
     members = json_array();
     json_array_foreach (interfaces, i, one)
         if (r >= 0)
@@ -163,7 +162,7 @@ static int op_hello(Peer *p, const json_t *q)
     if (r < 0) {
         json_decref(members);
         words_free(permissions);
-        return r == -ENOBUFS ? refuse(p, q, r, "these interfaces do not fit into one answer") : r;
+        return r == -ENOBUFS ? ops_refuse(p, q, r, "these interfaces do not fit into one answer") : r;
     }
     words_free(p->permissions);
     p->permissions = permissions;
@@ -174,11 +173,6 @@ static int op_hello(Peer *p, const json_t *q)
 }
 
 /* --- rows and judgements --------------------------------------------------------------------- */
-
-typedef struct Asked {
-    Subject subject;
-    uint32_t gids[POLICY_GROUPS_MAX];
-} Asked;
 
 static bool is_id(const json_t *j)
 {
@@ -207,7 +201,7 @@ static int read_remote(const Peer *p, const json_t *handle, Asked *ret)
 /* A caller on the bus whom the bus does not know, by its unique name. */
 static int read_unknown(const json_t *q, Asked *ret)
 {
-    const char *name = strempty(string(q, "name"));
+    const char *name = strempty(ops_string(q, "name"));
 
     if (*name != ':' || strlen(name) > 255)
         return -EINVAL;
@@ -215,7 +209,7 @@ static int read_unknown(const json_t *q, Asked *ret)
     return 0;
 }
 
-static int read_subject(const Peer *p, const json_t *q, Asked *ret)
+int ops_read_subject(const Peer *p, const json_t *q, Asked *ret)
 {
     const json_t *handle = json_object_get(q, "handle"), *uid = json_object_get(q, "uid");
     const json_t *gids = json_object_get(q, "gids"), *gid;
@@ -276,12 +270,12 @@ static int op_row(Peer *p, const json_t *q)
     int r;
 
     if (!peer_may(p, "security.row"))
-        return refuse(p, q, -EACCES, "asking about others needs security.row");
-    r = read_subject(p, q, &asked);
+        return ops_refuse(p, q, -EACCES, "asking about others needs security.row");
+    r = ops_read_subject(p, q, &asked);
     if (r >= 0)
         r = asked_permissions(p, q, &permissions, &n);
     if (r < 0)
-        return refuse(p, q, r, "not a subject or not a list of permissions");
+        return ops_refuse(p, q, r, "not a subject or not a list of permissions");
     slot = security_slot(&asked.subject);
     stamp = hybus_page_writer_slot(s->page, slot);
     bits = calloc(n / 64 + 1, sizeof *bits);
@@ -296,103 +290,25 @@ static int op_row(Peer *p, const json_t *q)
         return r;
     s->statistics.rows++;
     p->holds = true;
-    answer = answer_to(q);
-    json_object_set_new(answer, "epoch", decimal(hybus_page_writer_epoch(s->page)));
+    answer = ops_answer_to(q);
+    json_object_set_new(answer, "epoch", ops_decimal(hybus_page_writer_epoch(s->page)));
     json_object_set_new(answer, "slot", json_integer(slot));
-    json_object_set_new(answer, "stamp", decimal(stamp));
+    json_object_set_new(answer, "stamp", ops_decimal(stamp));
     json_object_set_new(answer, "count", json_integer((json_int_t)n));
     json_object_set_new(answer, "bits", json_string(text));
     return peer_send(p, answer, -1);
 }
 
-static int send_pass(Peer *p, const json_t *q, const Subject *subject)
-{
-    hybus_page_writer *page = p->security->page;
-    uint32_t slot = security_slot(subject);
-    json_t *answer = answer_to(q);
-
-    p->holds = true;
-    json_object_set_new(answer, "allowed", json_true());
-    json_object_set_new(answer, "once", json_true());
-    json_object_set_new(answer, "epoch", decimal(hybus_page_writer_epoch(page)));
-    json_object_set_new(answer, "slot", json_integer(slot));
-    json_object_set_new(answer, "stamp", decimal(hybus_page_writer_slot(page, slot)));
-    return peer_send(p, answer, -1);
-}
-
-static int want_arguments(Peer *p, const json_t *q, const Member *m)
-{
-    json_t *answer = answer_to(q), *hidden = json_array();
-
-    for (unsigned i = 0; m && i < CATALOGUE_ARGUMENTS_MAX; i++)
-        if (m->secret >> i & 1)
-            json_array_append_new(hidden, json_integer(i));
-    json_object_set_new(answer, "allowed", json_false());
-    json_object_set_new(answer, "want", json_string("arguments"));
-    json_object_set_new(answer, "hide", hidden);
-    return peer_send(p, answer, -1);
-}
-
-static int send_verdict(Peer *p, const json_t *q, const Verdict *v, const AuditRecord *record)
-{
-    json_t *answer = answer_to(q);
-
-    json_object_set_new(answer, "allowed", json_boolean(v->allowed));
-    if (!v->allowed) {
-        json_object_set_new(answer, "audit", json_string(record ? record->id : ""));
-        json_object_set_new(answer, "rule", json_string(v->rule ? v->rule->id : "default"));
-        json_object_set_new(answer, "reason", json_string(v->reason));
-    }
-    return peer_send(p, answer, -1);
-}
-
-static int op_judge(Peer *p, const json_t *q)
-{
-    const char *kind = strempty(string(q, "kind"));
-    const Question question = {
-        .permission = string(q, "permission"),
-        .interface = strempty(string(q, "interface")),
-        .member = strempty(string(q, "member")),
-        .path = strempty(string(q, "path")),
-        .service = p->service,
-        .kind = *kind ? *kind : 'm',
-    };
-    const AuditRecord *record = NULL;
-    Single single = {0};
-    Verdict v;
-    Asked asked;
-    int r;
-
-    if (!peer_may(p, "security.row"))
-        return refuse(p, q, -EACCES, "asking about others needs security.row");
-    r = read_subject(p, q, &asked);
-    if (r < 0)
-        return refuse(p, q, r, "not a subject");
-    if (strlen(kind) > 1 || (*kind && !strchr("mgse", *kind)))
-        return refuse(p, q, -EINVAL, "kind: one of m, g, s, e");
-    if (json_is_true(json_object_get(q, "single"))) {
-        r = single_judge(p->security, &asked.subject, &question, json_object_get(q, "arguments"), &single);
-        if (r < 0)
-            return r;
-        if (single.wants_arguments)
-            return want_arguments(p, q, single.member);
-        if (single.once)
-            return send_pass(p, q, &asked.subject);
-    }
-    r = security_refuse(p->security, &asked.subject, &question, &v, &record);
-    return r < 0 ? r : send_verdict(p, q, &v, record);
-}
-
 static int op_used(Peer *p, const json_t *q)
 {
     json_int_t count = json_integer_value(json_object_get(q, "count"));
-    const char *permission = strempty(string(q, "permission"));
+    const char *permission = strempty(ops_string(q, "permission"));
     Asked asked;
 
     if (!peer_may(p, "security.row") || count <= 0 || !permission_is_valid(permission))
         return 0;
     /* A handle may have been released before the last of its uses is told. */
-    if (read_subject(p, q, &asked) < 0)
+    if (ops_read_subject(p, q, &asked) < 0)
         p->security->statistics.used += (uint64_t)count;
     else
         security_used(p->security, &asked.subject, permission, p->service, (uint64_t)count);
@@ -412,14 +328,14 @@ static const char *unjudged_reason(const char *word)
 static int op_unjudged(Peer *p, const json_t *q)
 {
     json_int_t count = json_integer_value(json_object_get(q, "count"));
-    const char *reason = unjudged_reason(strempty(string(q, "reason")));
-    const Question question = {.interface = string(q, "interface"),
-                               .member = string(q, "member"),
+    const char *reason = unjudged_reason(strempty(ops_string(q, "reason")));
+    const Question question = {.interface = ops_string(q, "interface"),
+                               .member = ops_string(q, "member"),
                                .service = p->service,
                                .kind = 'm'};
     Asked asked;
 
-    if (peer_may(p, "security.row") && count > 0 && reason && read_subject(p, q, &asked) >= 0)
+    if (peer_may(p, "security.row") && count > 0 && reason && ops_read_subject(p, q, &asked) >= 0)
         security_turned_away(p->security, &asked.subject, &question, reason, (uint64_t)count);
     return 0;
 }
@@ -435,31 +351,31 @@ static json_t *expires_json(Security *s, const Principal *principal)
     if (!principal || !principal->expires)
         return json_string("never");
     clock_gettime(CLOCK_BOOTTIME, &ts);
-    return decimal((uint64_t)ts.tv_sec * 1000000u + (uint64_t)ts.tv_nsec / 1000u +
+    return ops_decimal((uint64_t)ts.tv_sec * 1000000u + (uint64_t)ts.tv_nsec / 1000u +
                    (principal->expires > now ? principal->expires - now : 0));
 }
 
 static int op_connect(Peer *p, const json_t *q)
 {
-    const Connect c = {.protocol = string(q, "protocol"),
-                       .peer = string(q, "peer"),
-                       .tls = string(q, "tls"),
-                       .bearer = string(q, "bearer")};
+    const Connect c = {.protocol = ops_string(q, "protocol"),
+                       .peer = ops_string(q, "peer"),
+                       .tls = ops_string(q, "tls"),
+                       .bearer = ops_string(q, "bearer")};
     Principal *principal = NULL;
     uint64_t wait = 0;
     json_t *answer;
     int r;
 
     if (!peer_may(p, "security.connect"))
-        return refuse(p, q, -EACCES, "only servers ask this: it needs security.connect");
+        return ops_refuse(p, q, -EACCES, "only servers ask this: it needs security.connect");
     if (!is_missing_or(q, "bearer", JSON_STRING)) /* it would be anonymous */
-        return refuse(p, q, -EINVAL, "bearer: a string");
+        return ops_refuse(p, q, -EINVAL, "bearer: a string");
     r = security_connect(p->security, &c, &principal, &wait);
     if (r == -EAGAIN)
         return throttled(p, q, wait);
     if (r < 0)
-        return refuse(p, q, r, r == -EKEYREJECTED ? "wrong or expired credentials" : "refused");
-    answer = answer_to(q);
+        return ops_refuse(p, q, r, r == -EKEYREJECTED ? "wrong or expired credentials" : "refused");
+    answer = ops_answer_to(q);
     json_object_set_new(answer, "handle",
                         json_integer(principal ? (json_int_t)principal->handle : 0));
     json_object_set_new(answer, "principal",
@@ -468,7 +384,7 @@ static int op_connect(Peer *p, const json_t *q)
     r = principal ? peer_add_principal(p, principal) : 0;
     if (r < 0) {
         json_decref(answer);
-        return refuse(p, q, r, "too many handles; release some");
+        return ops_refuse(p, q, r, "too many handles; release some");
     }
     p->security->statistics.connections++;
     p->holds = true;
@@ -486,7 +402,7 @@ static int op_release(Peer *p, const json_t *q)
 
 static int send_secret(Peer *p, const json_t *q, char *secret)
 {
-    json_t *answer = answer_to(q);
+    json_t *answer = ops_answer_to(q);
 
     json_object_set_new(answer, "secret", json_string(secret));
     explicit_bzero(secret, strlen(secret));
@@ -500,13 +416,13 @@ static int op_setup(Peer *p, const json_t *q)
     uint64_t wait = 0;
     char *secret = NULL;
     _cleanup_(hybus_config_error_done) hybus_config_error e = {0};
-    int r = security_setup(p->security, &caller, string(q, "code"), strempty(string(q, "user")),
+    int r = security_setup(p->security, &caller, ops_string(q, "code"), strempty(ops_string(q, "user")),
                            &secret, &wait, &e);
 
     if (r == -EAGAIN)
         return throttled(p, q, wait);
     if (r < 0)
-        return refuse(p, q, r, e.message ? e.message : strerror(-r));
+        return ops_refuse(p, q, r, e.message ? e.message : strerror(-r));
     if (p->socket)
         agent_socket_tell_change(p->socket);
     return send_secret(p, q, secret);
@@ -535,7 +451,7 @@ static int op_token_add(Peer *p, const json_t *q)
     _cleanup_(words_freep) char **roles = NULL;
     const Subject caller = peer_subject(p);
     json_int_t lifetime = json_integer_value(json_object_get(q, "expires"));
-    const char *user = string(q, "user");
+    const char *user = ops_string(q, "user");
     char *secret = NULL, as[96];
     int r;
 
@@ -548,21 +464,21 @@ static int op_token_add(Peer *p, const json_t *q)
         Verdict v;
 
         (void)security_refuse(p->security, &caller, &question, &v, &record);
-        return refuse(p, q, -EACCES, "making tokens needs security.tokens");
+        return ops_refuse(p, q, -EACCES, "making tokens needs security.tokens");
     }
     /* What is there must be what it should be: a token that never expires is not made by a typing error. */
     if (!is_missing_or(q, "user", JSON_STRING))
-        return refuse(p, q, -EINVAL, "user: a name");
+        return ops_refuse(p, q, -EINVAL, "user: a name");
     if (!is_missing_or(q, "expires", JSON_INTEGER) || lifetime < 0 || lifetime > INT32_MAX)
-        return refuse(p, q, -EINVAL, "expires: seconds, 0 for never");
+        return ops_refuse(p, q, -EINVAL, "expires: seconds, 0 for never");
     if (user)
         snprintf(as, sizeof as, "%s%.80s", startswith(user, "user:") ? "" : "user:", user);
     r = read_words(json_object_get(q, "roles"), &roles);
     if (r >= 0)
-        r = security_add_token(p->security, &caller, strempty(string(q, "name")), user ? as : NULL,
+        r = security_add_token(p->security, &caller, strempty(ops_string(q, "name")), user ? as : NULL,
                                roles, (uint64_t)lifetime * 1000000u, &secret, &e);
     if (r < 0)
-        return refuse(p, q, r, e.message ? e.message : strerror(-r));
+        return ops_refuse(p, q, r, e.message ? e.message : strerror(-r));
     if (p->socket)
         agent_socket_arm_expiry(p->socket);
     return send_secret(p, q, secret);
@@ -587,7 +503,8 @@ static const struct {
     bool one_way, before_hello;
 } operations[] = {
     {"row", op_row},
-    {"judge", op_judge},
+    {"judge", ops_judge},
+    {"withdraw", ops_withdraw, .one_way = true},
     {"used", op_used, .one_way = true},
     {"unjudged", op_unjudged, .one_way = true},
     {"connect", op_connect},
@@ -601,7 +518,7 @@ static const struct {
 static int dispatch(Peer *p, const json_t *q)
 {
     const json_t *id = json_object_get(q, "id");
-    const char *op = strempty(string(q, "op"));
+    const char *op = strempty(ops_string(q, "op"));
     bool valid_id = json_is_integer(id) && json_integer_value(id) >= 1 &&
                     json_integer_value(id) <= (json_int_t)1 << 53;
 
@@ -616,7 +533,7 @@ static int dispatch(Peer *p, const json_t *q)
     }
     if (!*p->service || !valid_id)
         return -EPROTO;
-    return refuse(p, q, -EINVAL, "no such op");
+    return ops_refuse(p, q, -EINVAL, "no such op");
 }
 
 int peer_packet(Peer *p, const char *packet, size_t size)

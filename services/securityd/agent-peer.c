@@ -106,6 +106,7 @@ Peer *peer_new(Security *security, int fd)
         return NULL;
     }
     TAILQ_INIT(&p->out);
+    TAILQ_INIT(&p->waiting);
     p->security = security;
     p->fd = fd;
     return p;
@@ -117,6 +118,7 @@ void peer_free(Peer *p)
 
     if (!p)
         return;
+    peer_withdraw_all(p);
     sd_event_source_disable_unref(p->io);
     safe_close(p->fd);
     while ((packet = TAILQ_FIRST(&p->out))) {

@@ -11,6 +11,7 @@
 #include "agent-socket.h"
 
 typedef struct Packet Packet;
+typedef struct Waiting Waiting;
 
 typedef struct Peer {
     TAILQ_ENTRY(Peer) peers;
@@ -24,6 +25,8 @@ typedef struct Peer {
     char service[64]; /* of its hello; "" before */
     char **permissions;
     bool holds; /* has been given a row or a principal, which a revocation must take back */
+    TAILQ_HEAD(, Waiting) waiting; /* for a person (agent-judge.c) */
+    size_t n_waiting;
     TAILQ_HEAD(, Packet) out;
     size_t n_out, out_bytes;
     uint64_t settled;      /* the newest generation it has settled */
@@ -52,6 +55,9 @@ int peer_send(Peer *p, json_t *j, int fd);
 int peer_flush(Peer *p);
 /* A copy of what would be sent next, for tests. */
 char *peer_first_answer(const Peer *p);
+
+/* Nobody is asked for it any more. */
+void peer_withdraw_all(Peer *p);
 
 /* What one packet asks is done and answered. <0: the connection is of no more use. */
 int peer_packet(Peer *p, const char *packet, size_t size);

@@ -42,4 +42,7 @@ const json_t *plain(const json_t *variant);
 
 int verb_explain(const Options *o, char **words, int n);
 int verb_simulate(const Options *o, char **words, int n);
+int verb_agent(const Options *o, char **words, int n);
+int verb_consent_list(const Options *o, char **words, int n);
+int verb_consent_forget(const Options *o, char **words, int n);
 int verb_record(const Options *o, char **words, int n);

@@ -3,6 +3,7 @@
 
 #include <hybus/error.h>
 
+#include "consent-bus.h"
 #include "explain-bus.h"
 #include "named-subject.h"
 #include "security-call.h"
@@ -515,6 +516,14 @@ static const sd_bus_vtable vtable[] = {
     SD_BUS_METHOD_WITH_ARGS("ListCalls", SD_BUS_ARGS("a{sv}", filter, "u", limit),
                             SD_BUS_RESULT("aa{sv}", calls), list_calls_method,
                             SD_BUS_VTABLE_UNPRIVILEGED),
+    SD_BUS_METHOD_WITH_ARGS("RegisterConsentAgent", SD_BUS_ARGS("o", path), SD_BUS_NO_RESULT,
+                            consent_method_register, SD_BUS_VTABLE_UNPRIVILEGED),
+    SD_BUS_METHOD_WITH_ARGS("UnregisterConsentAgent", SD_BUS_NO_ARGS, SD_BUS_NO_RESULT,
+                            consent_method_unregister, SD_BUS_VTABLE_UNPRIVILEGED),
+    SD_BUS_METHOD_WITH_ARGS("ListConsents", SD_BUS_NO_ARGS, SD_BUS_RESULT("a(sssbst)", consents),
+                            consent_method_list, SD_BUS_VTABLE_UNPRIVILEGED),
+    SD_BUS_METHOD_WITH_ARGS("ForgetConsent", SD_BUS_ARGS("s", id), SD_BUS_NO_RESULT,
+                            consent_method_forget, SD_BUS_VTABLE_UNPRIVILEGED),
     SD_BUS_METHOD_WITH_ARGS("ListAudit", SD_BUS_ARGS("a{sv}", filter, "u", limit),
                             SD_BUS_RESULT("aa{sv}", records), method_list_audit,
                             SD_BUS_VTABLE_UNPRIVILEGED),
@@ -558,7 +567,9 @@ int security_bus_publish(Security *security, AgentSocket *socket, BusPolicy *bus
     b->socket = socket;
     b->bus_policy = bus_policy;
     b->bus = sd_bus_ref(bus);
-    r = hybus_object_publish(bus, PATH, INTERFACE, vtable, b, &b->object);
+    r = consent_bus_new(b, &b->consent);
+    if (r >= 0)
+        r = hybus_object_publish(bus, PATH, INTERFACE, vtable, b, &b->object);
     if (r < 0)
         return r;
     agent_socket_on_change(socket, on_socket_change, b);
@@ -573,6 +584,7 @@ void security_bus_free(SecurityBus *b)
     if (!b)
         return;
     hybus_object_free(b->object);
+    consent_bus_free(b->consent);
     while ((c = LIST_FIRST(&b->calls)))
         call_free(c);
     sd_bus_unref(b->bus);

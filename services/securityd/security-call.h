@@ -14,6 +14,7 @@ struct SecurityBus {
     BusPolicy *bus_policy; /* NULL: the bus guards nothing for us */
     sd_bus *bus;
     hybus_object *object;
+    struct ConsentBus *consent;
     LIST_HEAD(, Call) calls;
     size_t n_calls;
 };

@@ -340,6 +340,8 @@ int security_new(const SecuritySettings *settings, AuditSink sink, Security **re
     if (r >= 0)
         r = history_new(&s->history);
     if (r >= 0)
+        r = consent_new(settings->state_directory, &s->consent);
+    if (r >= 0)
         r = hybus_page_writer_new(&s->page);
     if (r >= 0)
         r = store_open(settings->state_directory, &s->store);
@@ -381,6 +383,7 @@ void security_free(Security *s)
     store_free(s->store);
     audit_free(s->audit);
     history_free(s->history);
+    consent_free(s->consent);
     free(s->policy_error);
     explicit_bzero(s->setup_code, sizeof s->setup_code);
     free(s);
@@ -412,6 +415,9 @@ static int suggest(const Subject *subject, const Question *q, const Verdict *v, 
         n = asprintf(ret, "%s", "");
     else if (subject->ended)
         n = asprintf(ret, "%s", "make a new token: h-policy token add");
+    else if (v->rule && v->rule->kind == RULE_ASK)
+        n = asprintf(ret, "let somebody answer (h-policy agent): rule %s in %s:%u asks", v->rule->id,
+                     v->rule->file, v->rule->line);
     else if (v->rule)
         n = asprintf(ret, "change rule %s in %s:%u", v->rule->id, v->rule->file, v->rule->line);
     else if (v->candidate)
@@ -481,24 +487,29 @@ static void note_refused(Security *s, const Subject *subject, const Question *q)
                  security_boottime());
 }
 
-int security_refuse(Security *s, const Subject *subject, const Question *q, Verdict *ret,
-                    const AuditRecord **ret_record)
+int security_record_refusal(Security *s, const Subject *subject, const Question *q, const Verdict *v,
+                            const AuditRecord **ret_record)
 {
     AuditRecord record;
     int r;
 
-    *ret = security_judge(s, subject, q);
     *ret_record = NULL;
-    if (ret->allowed)
-        return 0;
     s->statistics.denied++;
-    r = security_explain(s, subject, q, ret, &record);
+    r = security_explain(s, subject, q, v, &record);
     if (r < 0)
         return r;
     note_refused(s, subject, q);
     r = audit_add(s->audit, &record, ret_record);
     audit_record_done(&record);
     return r;
+}
+
+int security_refuse(Security *s, const Subject *subject, const Question *q, Verdict *ret,
+                    const AuditRecord **ret_record)
+{
+    *ret = security_judge(s, subject, q);
+    *ret_record = NULL;
+    return ret->allowed ? 0 : security_record_refusal(s, subject, q, ret, ret_record);
 }
 
 void security_used(Security *s, const Subject *subject, const char *permission,

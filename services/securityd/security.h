@@ -9,6 +9,7 @@
 
 #include "audit.h"
 #include "catalogue.h"
+#include "consent.h"
 #include "history.h"
 #include "policy-read.h"
 #include "policy.h"
@@ -58,6 +59,7 @@ typedef struct Security {
     Store *store;
     Audit *audit;
     History *history;
+    Consent *consent;
     hybus_page_writer *page;
     Throttle bearers, codes;
     char setup_code[SECURITY_CODE_SIZE + 1]; /* "" once claimed */
@@ -150,6 +152,9 @@ int security_explain(Security *s, const Subject *subject, const Question *q, con
 /* Judges and records a refusal; *ret_record is NULL when it is allowed. */
 int security_refuse(Security *s, const Subject *subject, const Question *q, Verdict *ret,
                     const AuditRecord **ret_record);
+/* Records a refusal that was decided elsewhere. */
+int security_record_refusal(Security *s, const Subject *subject, const Question *q, const Verdict *v,
+                            const AuditRecord **ret_record);
 /* What a filter has let pass: the first of each kind is recorded, the rest counted. */
 void security_used(Security *s, const Subject *subject, const char *permission,
                    const char *service, uint64_t n);

@@ -65,7 +65,9 @@ int single_judge(Security *s, Subject *subject, const Question *q, const json_t 
         read_arguments(ret, arguments);
     subject->moment = &ret->moment;
     ret->verdict = policy_judge(s->policy, subject, q->permission);
-    ret->wants_arguments = wants && json_is_false(arguments) && ret->member;
+    ret->ask = !ret->verdict.allowed && ret->verdict.rule && ret->verdict.rule->kind == RULE_ASK;
+    /* A person is shown them in any case. */
+    ret->wants_arguments = (wants || ret->ask) && json_is_false(arguments) && ret->member;
     ret->once = ret->verdict.allowed && !ret->wants_arguments;
     if (ret->once)
         count(s, subject, q, &ret->verdict);

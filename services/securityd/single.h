@@ -15,6 +15,7 @@ typedef struct Single {
     Verdict verdict;
     bool wants_arguments; /* not decided without them */
     bool once; /* allowed, but only this call */
+    bool ask;  /* a person decides */
 } Single;
 
 /* `arguments`: an array, false when they can be asked for, or NULL. What is allowed has been counted and
