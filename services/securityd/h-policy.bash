@@ -17,7 +17,7 @@ _h_policy_granted() {
 }
 
 _h_policy() {
-    local verbs="status setup check list grant revoke reload explain simulate record audit user token"
+    local verbs="status setup check list grant revoke reload explain simulate record agent consent audit user token"
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]} verb= sub= n=0 i
     for ((i = 1; i < COMP_CWORD; i++)); do
         case ${COMP_WORDS[i]} in
@@ -47,6 +47,8 @@ _h_policy() {
     fi
     case $verb,$n in
     ,0) _h_policy_words "$verbs" ;;
+    consent,1) _h_policy_words "list forget" ;;
+    consent,2) [[ $sub == forget ]] && _h_policy_words "$(_h_policy_names consent list)" ;;
     user,1 | token,1) _h_policy_words "add list remove" ;;
     user,2 | token,2) [[ $sub == remove ]] && _h_policy_words "$(_h_policy_names "$verb" list)" ;;
     revoke,1) _h_policy_words "$(_h_policy_granted)" ;;

@@ -25,13 +25,13 @@ static uint64_t key_of(const Rates *r, const char *id, const char *who)
 /* Its place, or a free one, or NULL. */
 static const struct Rate *place_of(const Rates *r, uint64_t key, uint64_t now)
 {
-    const struct Rate *set = r->rates[key % RATES_SETS], *empty = NULL;
+    const struct Rate *empty = NULL;
 
-    for (size_t i = 0; i < RATES_WAYS; i++) {
-        if (set[i].key == key)
-            return &set[i];
-        if (!empty && set[i].full_usec <= now)
-            empty = &set[i];
+    for (size_t i = 0; i < RATES_MAX; i++) {
+        if (r->rates[i].key == key)
+            return &r->rates[i];
+        if (!empty && r->rates[i].full_usec <= now)
+            empty = &r->rates[i];
     }
     return empty;
 }

@@ -6,14 +6,13 @@
 
 #include <hybus/base.h>
 
-#define RATES_SETS 512u
-#define RATES_WAYS 8u
+#define RATES_MAX 4096u
 
 typedef struct Rates {
     uint64_t seed;
     struct Rate {
         uint64_t key, full_usec; /* when it could all be used again; in the past: a free place */
-    } rates[RATES_SETS][RATES_WAYS];
+    } rates[RATES_MAX];
 } Rates;
 
 int rates_init(Rates *r);
