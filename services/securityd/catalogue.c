@@ -11,6 +11,7 @@
 
 #define ANNOTATION_READ "org.hybridos.Permission"
 #define ANNOTATION_SECRET "org.hybridos.Secret"
+#define ANNOTATION_POLKIT "org.hybridos.Polkit"
 #define ANNOTATION_WRITE "org.hybridos.Permission.Write"
 #define ANNOTATION_DESTINATION "org.hybridos.Destination"
 #define ANNOTATION_PROPERTIES_READ "org.hybridos.Properties"
@@ -36,6 +37,7 @@ static void member_done(Member *m)
     free(m->permission);
     free(m->file);
     words_free(m->arguments);
+    free(m->polkit);
 }
 
 static void destination_done(Destination *d)
@@ -312,6 +314,19 @@ static void start_argument(Parser *p, const XML_Char **attributes)
         out_of_memory(p);
 }
 
+static void start_polkit(Parser *p, const char *value)
+{
+    Member *m = p->read == SIZE_MAX ? NULL : &p->catalogue->members[p->read];
+
+    if (!p->member_depth || p->depth != p->member_depth + 1 || !m || m->kind != 'm')
+        return fail(p, ANNOTATION_POLKIT " belongs to a method");
+    if (m->polkit || strlen(value) < 1 || strlen(value) > 255 ||
+        strspn(value, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-") != strlen(value))
+        return fail(p, "\"%s\" is not one polkit action", value);
+    if (!(m->polkit = strdup(value)))
+        out_of_memory(p);
+}
+
 /* Of an argument, or of a property that is written. */
 static void start_secret(Parser *p, const char *value)
 {
@@ -339,6 +354,8 @@ static void start_annotation(Parser *p, const XML_Char **attributes)
         return start_interface_annotation(p, name, value);
     if (streq(name, ANNOTATION_SECRET))
         return start_secret(p, value);
+    if (streq(name, ANNOTATION_POLKIT))
+        return start_polkit(p, value);
     if (!streq(name, ANNOTATION_READ) && !streq(name, ANNOTATION_WRITE))
         return;
     if (!p->member_depth || p->depth != p->member_depth + 1)
@@ -451,6 +468,8 @@ static int merge(Catalogue *c, size_t first, const char *file, hybus_config_erro
         if (!old->arguments)
             old->arguments = TAKE_PTR(m->arguments);
         old->secret |= m->secret;
+        if (!old->polkit)
+            old->polkit = TAKE_PTR(m->polkit);
         member_done(m);
         memmove(m, m + 1, (--c->n_members - i) * sizeof *m);
         i--;
@@ -710,7 +729,8 @@ bool catalogue_equal(const Catalogue *a, const Catalogue *b)
         if (compare_members(&a->members[i], &b->members[i]) != 0 ||
             !streq(strempty(a->members[i].permission), strempty(b->members[i].permission)) ||
             !words_equal(a->members[i].arguments, b->members[i].arguments) ||
-            a->members[i].secret != b->members[i].secret)
+            a->members[i].secret != b->members[i].secret ||
+            !streq(strempty(a->members[i].polkit), strempty(b->members[i].polkit)))
             return false;
     return true;
 }
@@ -727,6 +747,8 @@ static int format_member(FILE *f, const Member *m)
     if (m->permission)
         fprintf(f, "<annotation name=\"%s\" value=\"%s\"/>",
                 m->kind == 's' ? ANNOTATION_WRITE : ANNOTATION_READ, m->permission);
+    if (m->polkit)
+        fprintf(f, "<annotation name=\"" ANNOTATION_POLKIT "\" value=\"%s\"/>", m->polkit);
     if (m->kind == 's' && m->secret)
         fputs("<annotation name=\"" ANNOTATION_SECRET "\" value=\"true\"/>", f);
     for (size_t i = 0; m->kind == 'm' && m->arguments && m->arguments[i]; i++)

@@ -22,6 +22,7 @@ typedef struct Member {
     char *file;       /* that annotated it, or else defined it */
     unsigned line;
     char **arguments;   /* names of what goes in, in order; "" without a name. A written property: "value" */
+    char *polkit;       /* the action that the service asks polkit for as well; NULL: none is known */
     uint64_t secret;    /* bit i: argument i is a secret (org.hybridos.Secret) */
 } Member;
 

@@ -85,8 +85,17 @@ static int explain_bus_call(SecurityBus *b, const Subject *subject, Question *q,
     bool governed = b->bus_policy && bus_policy_governs(b->bus_policy, subject);
     Verdict v = bus_rules_judge(s->policy, s->catalogue, subject, q->interface, q->member, q->kind,
                                 &q->permission);
+    char reason[400];
+    const Member *m;
     int r;
 
+    m = catalogue_find(s->catalogue, q->interface, q->member, 'm');
+    if (governed && v.allowed && q->kind == 'm' && m && m->polkit) {
+        snprintf(reason, sizeof reason,
+                 "granted; the service asks polkit for %s as well: without a rule of polkit's it has no effect alone",
+                 m->polkit);
+        v.reason = reason;
+    }
     if (!governed)
         v.reason = subject->remote
                        ? "the bus does not see clients from outside: only a daemon of ours can call for one"
@@ -183,6 +192,58 @@ int explain_method_call(sd_bus_message *m, void *userdata, sd_bus_error *error)
     r = reply_with_record(m, &record);
     audit_record_done(&record);
     return r;
+}
+
+/* --- polkit ---------------------------------------------------------------------------------- */
+
+static bool covered(const char *permissions, const char *permission)
+{
+    char word[POLICY_NAME_MAX + 1];
+
+    for (;;) {
+        size_t n;
+
+        permissions += strspn(permissions, " \t");
+        n = strcspn(permissions, " \t");
+        if (n == 0)
+            return false;
+        if (n < sizeof word) {
+            memcpy(word, permissions, n);
+            word[n] = '\0';
+            if (permission_pattern_covers(word, permission))
+                return true;
+        }
+        permissions += n;
+    }
+}
+
+int explain_method_polkit(sd_bus_message *m, void *userdata, sd_bus_error *error)
+{
+    _cleanup_(sd_bus_message_unrefp) sd_bus_message *reply = NULL;
+    _cleanup_(words_freep) char **seen = NULL;
+    SecurityBus *b = userdata;
+    const Member *members;
+    const char *permissions;
+    size_t n = catalogue_members(b->security->catalogue, &members);
+    int r = sd_bus_message_read(m, "s", &permissions);
+
+    if (r >= 0)
+        r = sd_bus_message_new_method_return(m, &reply);
+    if (r >= 0)
+        r = sd_bus_message_open_container(reply, 'a', "s");
+    for (size_t i = 0; i < n && r >= 0; i++) {
+        const char *action = members[i].polkit;
+
+        if (!action || !members[i].permission || words_contain(seen, action) ||
+            !covered(permissions, members[i].permission))
+            continue;
+        r = words_add(&seen, action, strlen(action));
+        if (r >= 0)
+            r = sd_bus_message_append(reply, "s", action);
+    }
+    if (r >= 0)
+        r = sd_bus_message_close_container(reply);
+    return r < 0 ? r : sd_bus_send(NULL, reply, NULL);
 }
 
 /* --- a live connection ------------------------------------------------------------------------ */

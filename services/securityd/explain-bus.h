@@ -14,6 +14,7 @@ int explain_subject_error(sd_bus_error *error, int r, const char *text);
 
 int explain_method(sd_bus_message *m, void *userdata, sd_bus_error *error);
 int explain_method_call(sd_bus_message *m, void *userdata, sd_bus_error *error);
+int explain_method_polkit(sd_bus_message *m, void *userdata, sd_bus_error *error);
 int explain_method_connection(sd_bus_message *m, void *userdata, sd_bus_error *error);
 
 int simulate_method(sd_bus_message *m, void *userdata, sd_bus_error *error);

@@ -396,6 +396,32 @@ static bool add_word(char *list, size_t size, const char *word)
     return (size_t)snprintf(list + used, size - used, "%s%s", used ? " " : "", word) < size - used;
 }
 
+/* A grant that does nothing alone must not look like one that does: the rule of polkit's that it needs. */
+static void hint_polkit(const char *to, const char *permissions)
+{
+    _cleanup_(hybus_json_decrefp) json_t *answer = NULL;
+    const json_t *action;
+    size_t i;
+
+    if (!strstr(to, "uid:") && !strstr(to, "unix:") && !strstr(to, "group:") && !strstr(to, "gid:") &&
+        !strstr(to, "local"))
+        return;
+    if (call("ListPolkitActions", &answer, "s", permissions) < 0 ||
+        json_array_size(json_array_get(answer, 0)) == 0)
+        return;
+    fprintf(stderr, "The services that this is for ask polkit as well; without a rule like this in "
+                    "/etc/polkit-1/rules.d/60-hybridos.rules\nthe grant has no effect alone:\n\n"
+                    "polkit.addRule(function(action, subject) {\n    if ([");
+    json_array_foreach(json_array_get(answer, 0), i, action)
+    {
+        fprintf(stderr, "%s\"", i ? ", " : "");
+        put(stderr, text_of(action));
+        fputc('"', stderr);
+    }
+    fprintf(stderr, "].indexOf(action.id) >= 0 &&\n        subject.user == \"NAME\")\n"
+                    "        return polkit.Result.YES;\n});\n\nwith the name of the user for NAME.\n");
+}
+
 static int verb_grant(const Options *o, char **words, int n)
 {
     _cleanup_(hybus_json_decrefp) json_t *answer = NULL;
@@ -423,6 +449,7 @@ static int verb_grant(const Options *o, char **words, int n)
            (unsigned long long)number_of(json_array_get(answer, 1)));
     put(stdout, text_of(json_array_get(answer, 0)));
     putchar('\n');
+    hint_polkit(to, permissions);
     return 0;
 }
 

@@ -134,3 +134,14 @@ def test_these_questions_are_not_for_everybody(device):
                  ["ExplainConnection", "s", ":1.1"]):
         done = device.run("busctl", "call", *SECURITY, *call, user=USER)
         assert done.returncode != 0 and "h-policy explain" in done.stderr, call
+
+
+def test_a_grant_that_polkit_can_undo_says_so(device):
+    app = device.user("explained-app", "60976", groups=["hybridos"])
+    done = device.run("h-policy", "grant", "--id", "test-explain-time", f"unix:{app}", "time.*", check=True)
+    assert "org.freedesktop.timedate1.set-time" in done.stderr and "polkit.addRule" in done.stderr
+    text = explain(device, f"unix:{app}", "org.freedesktop.timedate1.SetTime")
+    assert value(text, "verdict") == "allowed" and value(text, "layer") == "1"
+    assert "asks polkit for org.freedesktop.timedate1.set-time" in value(text, "reason")
+    done = device.run("h-policy", "grant", "--id", "test-explain-read", f"unix:{app}", "units.read", check=True)
+    assert done.stderr == ""
