@@ -65,6 +65,7 @@ int single_judge(Security *s, Subject *subject, const Question *q, const json_t 
         read_arguments(ret, arguments);
     subject->moment = &ret->moment;
     ret->verdict = policy_judge(s->policy, subject, q->permission);
+    ret->moment.wants_arguments = NULL; /* it outlives this call */
     ret->ask = !ret->verdict.allowed && ret->verdict.rule && ret->verdict.rule->kind == RULE_ASK;
     /* A person is shown them in any case. */
     ret->wants_arguments = (wants || ret->ask) && json_is_false(arguments) && ret->member;
