@@ -41,6 +41,8 @@ enum channel_type {
     CHANNEL_MESSAGE = 0x41, /* reserved */
     CHANNEL_CLOSE = 0x42,   /* reserved */
     CHANNEL_IGNORABLE = 0x80, /* and above: skip what you do not know */
+    CHANNEL_RESUME = 0x81,
+    CHANNEL_RESUMED = 0x82,
 };
 
 enum channel_flag {

@@ -18,6 +18,8 @@
 #include <string.h>
 
 #define HLOG_SOCKET "/run/hybridos/logged/log.sock"
+/* The same over a stream: u32 length, then what would be the datagram. */
+#define HLOG_STREAM_SOCKET "/run/hybridos/logged/log-stream.sock"
 
 #define HLOG_VERSION 1u
 #define HLOG_HEAD_SIZE 8u

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fixtures of the tests that need the simulated device."""
+import contextlib
 import os
 import pathlib
 import shutil
 import signal
+import socket
 import sys
+import threading
 
 import pytest
 
@@ -79,6 +82,19 @@ class TestDevice(simulated.Device):
         """The HTTP status that a request gets."""
         return int(self.curl(path, '--output', '/dev/null', '--write-out', '%{http_code}', *arguments).stdout)
 
+    def socket(self, kind=socket.SOCK_STREAM):
+        """A socket of the device's network, held by this process."""
+        made = []
+
+        def make():  # a thread may leave for another network alone
+            with open(f'/proc/{self.init}/ns/net') as space:
+                simulated._libc('setns', space.fileno(), simulated.CLONE_NEWNET)
+            made.append(socket.socket(socket.AF_INET, kind))
+        thread = threading.Thread(target=make)
+        thread.start()
+        thread.join()
+        return made[0]
+
     def wait(self, condition, what, seconds=60):
         return simulated.wait_until(condition, seconds, what, self.running)
 
@@ -88,14 +104,14 @@ def bus(request):
     return request.config.getoption('--bus')
 
 
-@pytest.fixture(scope='session')
-def device(bus):
-    d = TestDevice(f'test-{bus}')
+@contextlib.contextmanager
+def booted(instance, bus, development=True):
+    d = TestDevice(instance)
     with d.locked():
         d.stop(quick=True)
         d.wipe()
         try:
-            d.start(BUILD, bus, publish='none')
+            d.start(BUILD, bus, publish='none', development=development)
             d.wait_healthy()
             yield d
         finally:
@@ -103,9 +119,24 @@ def device(bus):
             d.wipe()
 
 
+@pytest.fixture(scope='session')
+def device(bus):
+    with booted(f'test-{bus}', bus) as d:
+        yield d
+
+
+@pytest.fixture(scope='module')
+def closed(bus):
+    """A device of its own without the development drop-in, as it leaves the factory."""
+    with booted(f'closed-{bus}', bus, development=False) as d:
+        yield d
+
+
 def pytest_runtest_makereport(item, call):
     """What the device said last belongs to a failure."""
-    d = item.funcargs.get('device') if call.when == 'call' and call.excinfo else None
+    d = None
+    if call.when == 'call' and call.excinfo:
+        d = item.funcargs.get('closed') or item.funcargs.get('device')
     if d is not None and d.running():
         for what, command in (('journal', ('journalctl', '--no-pager', '--lines=60')),
                               ('log', ('h-logread', '--no-pager', '--lines=60'))):

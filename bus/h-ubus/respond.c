@@ -371,7 +371,7 @@ static int on_cancel(sd_bus_message *m, void *userdata, sd_bus_error *error)
 
 static int on_watch(sd_bus_message *m, void *userdata, sd_bus_error *error)
 {
-    return 1;
+    return sd_bus_reply_method_return(m, NULL);
 }
 
 static const sd_bus_vtable vtable[] = {
@@ -382,7 +382,7 @@ static const sd_bus_vtable vtable[] = {
     SD_BUS_METHOD_WITH_ARGS("Cancel", SD_BUS_ARGS("s", id), SD_BUS_NO_RESULT, on_cancel,
                             SD_BUS_VTABLE_UNPRIVILEGED | SD_BUS_VTABLE_METHOD_NO_REPLY),
     SD_BUS_METHOD_WITH_ARGS("Watch", SD_BUS_ARGS("s", path, "u", watchers), SD_BUS_NO_RESULT,
-                            on_watch, SD_BUS_VTABLE_UNPRIVILEGED | SD_BUS_VTABLE_METHOD_NO_REPLY),
+                            on_watch, SD_BUS_VTABLE_UNPRIVILEGED),
     SD_BUS_VTABLE_END,
 };
 

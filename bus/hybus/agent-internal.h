@@ -21,6 +21,7 @@ typedef enum QuestionKind {
     QUESTION_ROW,
     QUESTION_JUDGE,
     QUESTION_CONNECT,
+    QUESTION_LOGIN, /* and logout */
     QUESTION_EXCHANGE,
 } QuestionKind;
 
@@ -38,6 +39,7 @@ struct hybus_agent_question {
         hybus_row_callback row;
         hybus_verdict_callback verdict;
         hybus_principal_callback principal;
+        hybus_login_callback login;
         hybus_agent_reply reply;
     } f;
     void *userdata;

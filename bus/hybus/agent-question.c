@@ -12,13 +12,6 @@ static char *dump(json_t *o)
     return json_dumps(o, JSON_COMPACT);
 }
 
-static void wipe_free(char *s)
-{
-    if (s)
-        explicit_bzero(s, strlen(s));
-    free(s);
-}
-
 static int subject_json(json_t *o, const hybus_subject *s)
 {
     json_t *gids;
@@ -53,6 +46,12 @@ static void note_free(hybus_agent *a, Note *n)
     free(n);
 }
 
+/* And so it is not asked twice. */
+static bool holds_secret(const hybus_agent_question *q)
+{
+    return q->kind == QUESTION_CONNECT || q->kind == QUESTION_LOGIN || q->kind == QUESTION_EXCHANGE;
+}
+
 void agent_flush(hybus_agent *a)
 {
     hybus_agent_question *q, *next;
@@ -78,7 +77,7 @@ void agent_flush(hybus_agent *a)
         q->hello = a->hellos_sent;
         TAILQ_REMOVE(&a->waiting, q, queue);
         TAILQ_INSERT_TAIL(&a->asked, q, queue);
-        if (q->kind == QUESTION_CONNECT || q->kind == QUESTION_EXCHANGE) {
+        if (holds_secret(q)) {
             wipe_free(q->packet);
             q->packet = NULL;
         }
@@ -140,6 +139,9 @@ static void question_fail(hybus_agent_question *q, int error)
         break;
     case QUESTION_CONNECT:
         copy.f.principal(NULL, error, 0, copy.userdata);
+        break;
+    case QUESTION_LOGIN:
+        copy.f.login(NULL, error, 0, copy.userdata);
         break;
     case QUESTION_EXCHANGE:
         copy.f.reply(NULL, 0, error, copy.userdata);
@@ -325,6 +327,34 @@ int hybus_agent_check_connection(hybus_agent *a, const hybus_connection *c,
     return started(a, q, userdata, ret);
 }
 
+static int ask_login(hybus_agent *a, json_t *o, hybus_login_callback f, void *userdata,
+                     hybus_agent_question **ret)
+{
+    hybus_agent_question *q;
+    int r = o ? ask(a, o, QUESTION_LOGIN, &q) : -EINVAL; /* not UTF-8 */
+
+    if (r < 0)
+        return r;
+    q->f.login = f;
+    return started(a, q, userdata, ret);
+}
+
+int hybus_agent_login(hybus_agent *a, const hybus_connection *c, const char *user,
+                      const char *password, hybus_login_callback f, void *userdata,
+                      hybus_agent_question **ret)
+{
+    return ask_login(a,
+                     json_pack("{ss ss ss ss ss* ss*}", "op", "login", "user", user, "secret", password,
+                               "protocol", strempty(c->protocol), "peer", c->peer, "tls", c->tls),
+                     f, userdata, ret);
+}
+
+int hybus_agent_logout(hybus_agent *a, const char *secret, hybus_login_callback f, void *userdata,
+                       hybus_agent_question **ret)
+{
+    return ask_login(a, json_pack("{ss ss}", "op", "logout", "bearer", secret), f, userdata, ret);
+}
+
 int hybus_agent_exchange(hybus_agent *a, const char *request, hybus_agent_reply f, void *userdata,
                          hybus_agent_question **ret)
 {
@@ -368,10 +398,11 @@ void hybus_agent_used(hybus_agent *a, const hybus_subject *subject, const char *
 }
 
 bool hybus_agent_unjudged(hybus_agent *a, const hybus_subject *subject, const char *reason,
-                          const char *interface, const char *member, uint64_t count)
+                          const char *audit, const char *interface, const char *member,
+                          uint64_t count)
 {
-    json_t *o = json_pack("{ss ss ss* ss* sI}", "op", "unjudged", "reason", reason, "interface",
-                          interface, "member", member, "count",
+    json_t *o = json_pack("{ss ss ss* ss* ss* sI}", "op", "unjudged", "reason", reason, "audit", audit,
+                          "interface", interface, "member", member, "count",
                           (json_int_t)MIN_OF(count, (uint64_t)1 << 53));
 
     if (o && subject_json(o, subject) != 0) {
@@ -386,6 +417,12 @@ void hybus_agent_release(hybus_agent *a, uint64_t handle)
     if (handle != 0)
         agent_send_note(a, json_pack("{ss sI}", "op", "release", "handle", (json_int_t)handle),
                         false);
+}
+
+void hybus_agent_touch(hybus_agent *a, uint64_t handle)
+{
+    if (handle != 0)
+        agent_send_note(a, json_pack("{ss sI}", "op", "touch", "handle", (json_int_t)handle), true);
 }
 
 /* --- answers --------------------------------------------------------------------------------- */
@@ -507,17 +544,34 @@ static void answer_judge(hybus_agent_question *q, const json_t *answer)
     copy.f.verdict(r == 0 ? &v : NULL, r, copy.userdata);
 }
 
+static uint64_t retry_after(const json_t *answer, int error)
+{
+    uint64_t retry = 0;
+
+    if (error == -EAGAIN && agent_decimal(json_object_get(answer, "retry_after"), &retry) == 0)
+        retry = MIN_OF(retry, (uint64_t)86400) * 1000000u;
+    return retry;
+}
+
+static void answer_login(hybus_agent_question *q, const json_t *answer)
+{
+    hybus_agent_question copy = *q;
+    int r = agent_error_code(answer);
+
+    question_free(q);
+    copy.f.login(json_string_value(json_object_get(answer, "secret")), r, retry_after(answer, r),
+                 copy.userdata);
+}
+
 static void answer_connect(hybus_agent_question *q, const json_t *answer)
 {
     hybus_agent_question copy = *q;
     const json_t *expires = json_object_get(answer, "expires");
     hybus_principal p = {.name = json_string_value(json_object_get(answer, "principal")),
                          .expires_usec = UINT64_MAX};
-    uint64_t retry = 0;
     int r = agent_error_code(answer);
+    uint64_t retry = retry_after(answer, r);
 
-    if (r == -EAGAIN && agent_decimal(json_object_get(answer, "retry_after"), &retry) == 0)
-        retry = MIN_OF(retry, (uint64_t)86400) * 1000000u;
     if (r == 0 && (!p.name || agent_decimal(json_object_get(answer, "handle"), &p.handle) < 0))
         r = -EPROTO;
     if (r == 0 && expires && !streq(strempty(json_string_value(expires)), "never"))
@@ -593,6 +647,9 @@ void agent_answer(hybus_agent *a, uint64_t id, const json_t *answer, const char 
         break;
     case QUESTION_CONNECT:
         answer_connect(q, answer);
+        break;
+    case QUESTION_LOGIN:
+        answer_login(q, answer);
         break;
     case QUESTION_EXCHANGE:
         answer_exchange(q, packet, size);

@@ -138,10 +138,11 @@ HYBUS_EXPORT void hybus_agent_used(hybus_agent *a, const hybus_subject *subject,
                                    const char *permission, uint64_t count);
 
 /* Tells the agent of `count` calls that were refused without a judgement: "limit" (too many of them
- * waited) or "identity" (the caller left before it was known). interface and member may be NULL.
+ * waited) or "identity" (the caller left before it was known). `audit`: the id that the callers were told,
+ * for the record; the same again adds to it. audit, interface and member may be NULL.
  * One way; false: it was not told, and the count should be told later. */
 HYBUS_EXPORT bool hybus_agent_unjudged(hybus_agent *a, const hybus_subject *subject,
-                                       const char *reason, const char *interface,
+                                       const char *reason, const char *audit, const char *interface,
                                        const char *member, uint64_t count);
 
 /* CheckConnection: a connect request from outside. Strings may be NULL when unknown. */
@@ -169,6 +170,22 @@ HYBUS_EXPORT int hybus_agent_check_connection(hybus_agent *a, const hybus_connec
                                               hybus_agent_question **ret);
 /* The connection ended; the handle is void from here on. */
 HYBUS_EXPORT void hybus_agent_release(hybus_agent *a, uint64_t handle);
+
+/* The client of a handle has asked something: a session that is in use does not end. Once a minute is
+ * often enough. One way. */
+HYBUS_EXPORT void hybus_agent_touch(hybus_agent *a, uint64_t handle);
+
+/* A login with a password, of whoever stands at the far end of `c` (protocol, peer and tls). `secret`: a
+ * bearer for hybus_agent_check_connection(), good until the session ends; valid only during the callback.
+ * error: as of hybus_principal_callback; -EKEYREJECTED: wrong user or password. */
+typedef void (*hybus_login_callback)(const char *secret, int error, uint64_t retry_after_usec,
+                                     void *userdata);
+HYBUS_EXPORT int hybus_agent_login(hybus_agent *a, const hybus_connection *c, const char *user,
+                                   const char *password, hybus_login_callback f, void *userdata,
+                                   hybus_agent_question **ret);
+/* Ends a session by its secret, everywhere; `secret` of the callback is NULL. -ENOENT: there is none. */
+HYBUS_EXPORT int hybus_agent_logout(hybus_agent *a, const char *secret, hybus_login_callback f,
+                                    void *userdata, hybus_agent_question **ret);
 
 /* Withdraws a question: its callback will not be called. NULL is fine. */
 HYBUS_EXPORT void hybus_agent_question_cancel(hybus_agent_question *q);

@@ -65,6 +65,14 @@ static inline _unused_ void freep(void *p)
     free(*(void **)p);
 }
 
+/* Of a string that was a secret. */
+static inline _unused_ void wipe_free(char *s)
+{
+    if (s)
+        explicit_bzero(s, strlen(s));
+    free(s);
+}
+
 static inline int safe_close(int fd)
 {
     if (fd >= 0) {

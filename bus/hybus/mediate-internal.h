@@ -52,8 +52,8 @@ struct Sender {
     hybus_agent_question *question;
     struct Calls calls, refused;
     size_t n_calls;
-    uint64_t limited;  /* calls over a limit that the agent has not been told of */
-    bool limited_told; /* of the first */
+    uint64_t limited;        /* calls over a limit that the agent has not been told of */
+    uint64_t limited_number; /* of their audit id; 0: there were none */
     char name[];
 };
 
@@ -64,7 +64,9 @@ struct hybus_mediator {
     sd_bus_slot *filter, *owner_match;
     sd_event_source *deadline, *flush;
     bool flushing; /* the timer is set */
-    uint64_t limited; /* as in Sender, of callers for whom there is no place in the table */
+    uint64_t limited, limited_number; /* as in Sender, of callers without a place in the table */
+    char audit_prefix[8];             /* of the ids of what nobody is asked about */
+    uint64_t audit_number;
     struct members *members;
     Sender *buckets[MEDIATE_BUCKETS];
     TAILQ_HEAD(Senders, Sender) senders; /* least recently used first */
@@ -82,6 +84,9 @@ bool hybus_mediator_idle(const hybus_mediator *m);
 int hybus_mediator_filter(sd_bus_message *message, void *mediator, sd_bus_error *error);
 
 void mediate_refuse(sd_bus_message *m, int error, const char *text);
+/* An audit id that this filter has made itself; the same for the same number. */
+#define MEDIATE_AUDIT_SIZE 32u
+void mediate_audit_id(const hybus_mediator *m, uint64_t number, char ret[MEDIATE_AUDIT_SIZE]);
 /* Returns 1: the message has been dealt with. `s` NULL: of a caller for whom there is no place. */
 int mediate_over_limit(hybus_mediator *m, Sender *s, sd_bus_message *message);
 /* A parked call whose caller the bus does not attest: the agent refuses and records it. */

@@ -151,12 +151,12 @@ hybus_subject sender_subject(const Sender *s)
 void sender_report(Sender *s)
 {
     hybus_subject subject = sender_subject(s);
+    char audit[MEDIATE_AUDIT_SIZE];
 
+    mediate_audit_id(s->mediator, s->limited_number, audit);
     if (s->limited > 0 &&
-        hybus_agent_unjudged(s->mediator->agent, &subject, "limit", NULL, NULL, s->limited)) {
+        hybus_agent_unjudged(s->mediator->agent, &subject, "limit", audit, NULL, NULL, s->limited))
         s->limited = 0;
-        s->limited_told = true;
-    }
     if (!s->counted)
         return;
     s->counted = false;
@@ -251,7 +251,7 @@ void sender_left(Sender *s)
 
     if (s->known || !first)
         return;
-    (void)hybus_agent_unjudged(s->mediator->agent, &subject, "identity",
+    (void)hybus_agent_unjudged(s->mediator->agent, &subject, "identity", NULL,
                                sd_bus_message_get_interface(first->message),
                                sd_bus_message_get_member(first->message), s->n_calls);
 }

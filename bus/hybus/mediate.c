@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What a call asks for, and whether its caller may. */
+#include <sys/random.h>
+
 #include "mediate-internal.h"
 
 #include "error.h"
@@ -41,31 +43,44 @@ void mediate_flush_later(hybus_mediator *m)
     (void)sd_event_source_set_enabled(m->flush, SD_EVENT_ONESHOT);
 }
 
-/* The first one of a caller is told at once, the others as a count: a flood costs nobody but itself. */
-static void count_limited(hybus_mediator *m, Sender *s, sd_bus_message *message)
+void mediate_audit_id(const hybus_mediator *m, uint64_t number, char ret[MEDIATE_AUDIT_SIZE])
 {
-    hybus_subject subject;
-
-    if (!s) {
-        m->limited++;
-    } else if (s->limited_told) {
-        s->limited++;
-    } else {
-        subject = sender_subject(s);
-        s->limited_told =
-            hybus_agent_unjudged(m->agent, &subject, "limit", sd_bus_message_get_interface(message),
-                                 sd_bus_message_get_member(message), 1);
-        s->limited += !s->limited_told;
-    }
-    mediate_flush_later(m);
+    snprintf(ret, MEDIATE_AUDIT_SIZE, "%s-%llu", m->audit_prefix, (unsigned long long)number);
 }
 
+static const hybus_subject others = {.unknown = true, .bus_name = ":others"};
+
+/* The first one of a caller is told at once, the others as a count: a flood costs nobody but itself. */
+static bool tell_limited(hybus_mediator *m, Sender *s, sd_bus_message *message, const char *audit)
+{
+    hybus_subject subject = s ? sender_subject(s) : others;
+
+    return hybus_agent_unjudged(m->agent, &subject, "limit", audit,
+                                s ? sd_bus_message_get_interface(message) : NULL,
+                                s ? sd_bus_message_get_member(message) : NULL, 1);
+}
+
+/* The agent may not be able to say how it calls the record, and this refusal does not wait: the id is ours.
+ */
 int mediate_over_limit(hybus_mediator *m, Sender *s, sd_bus_message *message)
 {
+    uint64_t *number = s ? &s->limited_number : &m->limited_number;
+    uint64_t *count = s ? &s->limited : &m->limited;
+    char text[256], audit[MEDIATE_AUDIT_SIZE];
+    bool first = *number == 0;
+
     m->statistics.dropped++;
-    count_limited(m, s, message);
-    mediate_refuse(message, -ENOBUFS,
-                   "Too many calls of this caller wait for a decision; try again later");
+    if (first)
+        *number = ++m->audit_number;
+    mediate_audit_id(m, *number, audit);
+    if (!first || !tell_limited(m, s, message, audit))
+        (*count)++;
+    mediate_flush_later(m);
+    snprintf(text, sizeof text,
+             "Too many calls of this caller wait for a decision; try again later (audit id %s; see: "
+             "h-policy explain %s)",
+             audit, audit);
+    mediate_refuse(message, -ENOBUFS, text);
     return 1;
 }
 
@@ -328,14 +343,16 @@ static void note_use(Sender *s, uint32_t bit)
 
 static int on_flush(sd_event_source *source, uint64_t usec, void *userdata)
 {
-    static const hybus_subject others = {.unknown = true, .bus_name = ":others"};
     hybus_mediator *m = userdata;
+    char audit[MEDIATE_AUDIT_SIZE];
     Sender *s;
 
     m->flushing = false;
     TAILQ_FOREACH (s, &m->senders, used)
         sender_report(s);
-    if (m->limited > 0 && hybus_agent_unjudged(m->agent, &others, "limit", NULL, NULL, m->limited))
+    mediate_audit_id(m, m->limited_number, audit);
+    if (m->limited > 0 &&
+        hybus_agent_unjudged(m->agent, &others, "limit", audit, NULL, NULL, m->limited))
         m->limited = 0;
     return 0;
 }
@@ -528,10 +545,14 @@ static int set_up_timers(hybus_mediator *m)
 int hybus_mediator_new(sd_bus *bus, hybus_agent *agent, hybus_mediator **ret)
 {
     _cleanup_(hybus_mediator_freep) hybus_mediator *m = calloc(1, sizeof *m);
+    uint32_t random;
     int r;
 
     if (!m)
         return -ENOMEM;
+    if (getrandom(&random, sizeof random, 0) != sizeof random)
+        return -EIO;
+    snprintf(m->audit_prefix, sizeof m->audit_prefix, "%06x", random & 0xffffffu);
     TAILQ_INIT(&m->senders);
     TAILQ_INIT(&m->calls);
     if (!sd_bus_get_event(bus))

@@ -7,7 +7,7 @@
 
 const fs = require('node:fs');
 const os = require('node:os');
-const { App, Response } = require('hybridos');
+const { App, Response, log } = require('hybridos');
 
 const app = new App('status-js');
 const namespace = process.argv[2] ?? '/examples/status-js';
@@ -57,6 +57,6 @@ status.onWatch((path, watchers) => {
 });
 
 app.run().catch((e) => {
-  console.error(e.message);
+  log.error(e.message);
   process.exitCode = 1;
 });

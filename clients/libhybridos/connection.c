@@ -155,7 +155,8 @@ static int handle_frame(struct connection *c, const struct frame *f)
     case CHANNEL_HELLO:
         return -EBADMSG;
     default:
-        if (f->type >= CHANNEL_IGNORABLE)
+        if (f->type >= CHANNEL_IGNORABLE &&
+            (f->type != CHANNEL_RESUME || c->role == ROLE_REGISTRAR))
             return 0;
         return c->role == ROLE_REGISTRAR ? registrar_frame(c, f) : server_frame(c, f);
     }

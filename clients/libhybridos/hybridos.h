@@ -127,6 +127,15 @@ typedef void (*hybridos_watch_fn)(hybridos_endpoint *e, const char *path, unsign
                                   void *userdata);
 void hybridos_on_watch(hybridos_endpoint *e, hybridos_watch_fn watch);
 
+/* A watcher of `path` comes back who has had all up to the value `id`: within the callback hybridos_resume()
+ * gives the one that came next (then this is asked again), `missed`: not all did; without a call: none did.
+ * Without this callback a watcher who comes back gets the latest value, and is told that there is a gap. */
+typedef void (*hybridos_resume_fn)(hybridos_endpoint *e, const char *path, const char *id,
+                                   void *userdata);
+void hybridos_on_resume(hybridos_endpoint *e, hybridos_resume_fn resume);
+int hybridos_resume(hybridos_endpoint *e, const char *content_type, const char *id, bool missed,
+                    const void *body, size_t size);
+
 const char *hybridos_endpoint_namespace(const hybridos_endpoint *e);
 /* Of the last refusal, with its audit id where there is one; "" if none. */
 const char *hybridos_endpoint_reason(const hybridos_endpoint *e);

@@ -114,6 +114,8 @@ struct hybridos_endpoint {
     hybridos_body_fn body;
     hybridos_writable_fn writable;
     hybridos_watch_fn watch;
+    hybridos_resume_fn resume;
+    struct resuming *resuming; /* while that is called */
     void *userdata;
 };
 

@@ -150,6 +150,11 @@ void hybridos_on_watch(hybridos_endpoint *e, hybridos_watch_fn watch)
     e->watch = watch;
 }
 
+void hybridos_on_resume(hybridos_endpoint *e, hybridos_resume_fn resume)
+{
+    e->resume = resume;
+}
+
 const char *hybridos_endpoint_namespace(const hybridos_endpoint *e)
 {
     return e->namespace_;

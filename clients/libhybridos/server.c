@@ -38,6 +38,8 @@ static void attach(struct connection *c, hybridos_endpoint *e, uint64_t now)
     size_t at = wire_begin(&c->out);
     wire_put_field(&c->out, ":namespace", e->namespace_);
     wire_put_field(&c->out, ":key", e->key);
+    if (e->resume)
+        wire_put_field(&c->out, ":resume", "1");
     wire_finish(&c->out, at, CHANNEL_ATTACH, 0, 0, a->id, 0);
     a->state = ATTACHMENT_ASKED;
     a->retry.at = 0;
@@ -234,6 +236,74 @@ static int handle_watch(struct connection *c, const struct frame *f)
     return 0;
 }
 
+/* What came after a value: one question at a time, answered within the callback. */
+struct resuming {
+    struct connection *connection;
+    uint32_t attachment, token;
+    bool answered;
+};
+
+static void send_resumed(const struct resuming *s, unsigned code, const char *content_type,
+                         const char *id, bool missed, const void *body, size_t size)
+{
+    struct buffer *out = &s->connection->out;
+    size_t at = wire_begin(out), fields;
+    char digits[11], *p = digits + sizeof(digits) - 1;
+
+    *p = '\0';
+    for (uint32_t n = s->token; n > 0; n /= 10)
+        *--p = (char)('0' + n % 10);
+    wire_put_field(out, ":token", p);
+    if (content_type)
+        wire_put_field(out, "content-type", content_type);
+    if (id)
+        wire_put_field(out, ":id", id);
+    if (missed)
+        wire_put_field(out, ":gap", "1");
+    fields = wire_payload(out, at);
+    buffer_put(out, body, size);
+    wire_finish(out, at, CHANNEL_RESUMED, 0, (uint16_t)code, s->attachment, (uint32_t)fields);
+}
+
+int hybridos_resume(hybridos_endpoint *e, const char *content_type, const char *id, bool missed,
+                    const void *body, size_t size)
+{
+    if (!e->resuming || e->resuming->answered || !id || !*id || strlen(id) > CHANNEL_NOTIFY_ID_MAX)
+        return -EINVAL;
+    if (size > NOTIFY_SIZE_MAX || (content_type && strlen(content_type) > 256))
+        return -EMSGSIZE;
+    send_resumed(e->resuming, 200, content_type, id, missed, body, size);
+    e->resuming->answered = true;
+    return 0;
+}
+
+static int handle_resume(struct connection *c, const struct frame *f)
+{
+    struct field path, id;
+    if (f->value == 0 || wire_check_fields(f->payload, f->length) < 0 ||
+        !wire_find(f->payload, f->length, ":path", &path) ||
+        !wire_find(f->payload, f->length, ":id", &id) ||
+        memchr(path.value, '\0', path.value_size) || memchr(id.value, '\0', id.value_size))
+        return -EBADMSG;
+    struct attachment *a = find_attachment_id(c, f->stream);
+    if (!a || !a->endpoint->resume)
+        return 0;
+
+    hybridos_endpoint *e = a->endpoint;
+    struct resuming s = {.connection = c, .attachment = a->id, .token = f->value};
+    char *path_copy = strndup(path.value, path.value_size);
+    char *id_copy = strndup(id.value, id.value_size);
+    e->resuming = &s;
+    if (path_copy && id_copy)
+        e->resume(e, path_copy, id_copy, e->userdata);
+    e->resuming = NULL;
+    if (!s.answered)
+        send_resumed(&s, 204, NULL, NULL, false, NULL, 0);
+    free(path_copy);
+    free(id_copy);
+    return 0;
+}
+
 static bool was(const struct connection *c, uint32_t stream)
 {
     return stream & 1 && stream <= c->highest;
@@ -266,6 +336,8 @@ int server_frame(struct connection *c, const struct frame *f)
         return handle_refused(c, f);
     case CHANNEL_WATCH:
         return handle_watch(c, f);
+    case CHANNEL_RESUME:
+        return handle_resume(c, f);
     case CHANNEL_REQUEST:
         return request_open(c, f);
     case CHANNEL_DATA:

@@ -16,6 +16,7 @@
 #include <systemd/sd-daemon.h>
 #include <unistd.h>
 
+#include <hybridos-log.h>
 #include <hybridos.h>
 
 #include "assets.h"
@@ -218,9 +219,9 @@ static void on_watch(hybridos_endpoint *e, const char *path, unsigned watchers, 
 static void on_state(hybridos_endpoint *e, unsigned status, const char *reason, void *userdata)
 {
     if (status == HYBRIDOS_REGISTERED)
-        fprintf(stderr, "<6>%s is registered\n", hybridos_endpoint_namespace(e));
+        hybridos_log(LOG_INFO, "%s is registered", hybridos_endpoint_namespace(e));
     else if (status != 429 && status != 503) {
-        fprintf(stderr, "<3>%s is refused: %s\n", hybridos_endpoint_namespace(e), reason);
+        hybridos_log(LOG_ERR, "%s is refused: %s", hybridos_endpoint_namespace(e), reason);
         hybridos_stop(
             app); /* systemd starts us again, with a pause, when the policy may have changed */
     }
@@ -258,7 +259,7 @@ int main(int argc, char *argv[])
     if (r >= 0)
         r = hybridos_register(app, namespace_, on_request, &s, &s.endpoint);
     if (r < 0) {
-        fprintf(stderr, "<3>cannot start: %s\n", strerror(-r));
+        hybridos_log(LOG_ERR, "Cannot start: %s", strerror(-r));
         return EXIT_FAILURE;
     }
     hybridos_endpoint_title(s.endpoint, "Device status");
@@ -275,6 +276,6 @@ int main(int argc, char *argv[])
     units_free(s.units);
     close(s.timer_fd);
     if (r < 0)
-        fprintf(stderr, "<3>stopped: %s\n", strerror(-r));
+        hybridos_log(LOG_ERR, "Stopped: %s", strerror(-r));
     return r < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
 }

@@ -8,6 +8,8 @@
 #include <systemd/sd-bus.h>
 #include <time.h>
 
+#include <hybridos-log.h>
+
 #include "units.h"
 
 #define UNITS_MAX 256u
@@ -42,7 +44,7 @@ static void disconnect(Units *u)
 static void answer(Units *u, json_t *list, int error)
 {
     if (error != u->error && error < 0)
-        fprintf(stderr, "<4>cannot ask systemd for its units: %s\n", strerror(-error));
+        hybridos_log(LOG_WARNING, "Cannot ask systemd for its units: %s", strerror(-error));
     u->error = error;
     json_decref(u->list);
     u->list = list;

@@ -125,23 +125,43 @@ void bus_answered(bus_call *b)
         b->state = BUS_STREAMING;
 }
 
+/* A Watch on its way. Whether the app is glad of it is its own business, but it has to read it. */
+typedef struct telling {
+    list node;
+    endpoint_core *core;
+    owner *owner;
+    char *bus_name;
+    sd_bus_slot *slot;
+} telling;
+
+static void telling_free(telling *t)
+{
+    list_remove(&t->node);
+    t->core->bus_watches--;
+    t->owner->bus_watches--;
+    sd_bus_slot_unref(t->slot);
+    owner_unref(t->owner);
+    free(t->bus_name);
+    free(t);
+}
+
 void bus_done(endpoint_core *c)
 {
     while (!list_empty(&c->bus_lost))
         call_free(list_entry(c->bus_lost.next, bus_call, node));
+    while (!list_empty(&c->bus_tellings))
+        telling_free(list_entry(c->bus_tellings.next, telling, node));
 }
 
-/* --- what needs no reply
+/* --- Cancel and Watch
  * ------------------------------------------------------------------------------------------- */
 
-static int fire(endpoint_core *c, const entry_definition *to, const char *member,
-                sd_bus_message **ret)
+static int small_call(endpoint_core *c, const entry_definition *to, const char *member,
+                      sd_bus_message **ret)
 {
     _cleanup_(sd_bus_message_unrefp) sd_bus_message *m = NULL;
     int k = sd_bus_message_new_method_call(c->bus, &m, to->bus_name, to->object, INTERFACE, member);
 
-    if (k >= 0)
-        k = sd_bus_message_set_expect_reply(m, false);
     if (k >= 0)
         k = sd_bus_message_set_auto_start(m, false);
     if (k >= 0)
@@ -158,17 +178,74 @@ void bus_cancel(endpoint_request *r)
     if (!b || !(b->state == BUS_SENT || (b->state == BUS_STREAMING && b->piped)))
         return;
     request_id_text(r, id);
-    if (fire(r->core, &b->to, "Cancel", &m) >= 0 && sd_bus_message_append(m, "s", id) >= 0)
-        (void)sd_bus_send(r->core->bus, m, NULL); /* nobody waits for it */
+    /* Nobody waits for it, and there is one at most for each Handle, of which there are few. */
+    if (small_call(r->core, &b->to, "Cancel", &m) >= 0 &&
+        sd_bus_message_set_expect_reply(m, false) >= 0 && sd_bus_message_append(m, "s", id) >= 0)
+        (void)sd_bus_send(r->core->bus, m, NULL);
 }
 
-void bus_watch(endpoint_core *c, entry *e, const char *subpath, uint32_t watchers)
+static int on_told(sd_bus_message *m, void *userdata, sd_bus_error *e)
+{
+    telling *t = userdata;
+    endpoint_core *c = t->core;
+
+    telling_free(t);
+    watch_places(c);
+    return 0;
+}
+
+/* The bus would keep for an app whatever it does not read. So it is told one thing at a time, and of what
+ * changes meanwhile the end alone. */
+static bool may_tell(const endpoint_core *c, const owner *o, const char *bus_name)
+{
+    if (o->bus_watches >= LIMIT_BUS_WATCHES_UID || c->bus_watches >= LIMIT_BUS_WATCHES)
+        return false;
+    list_for_each(n, &c->bus_tellings)
+    {
+        if (streq(list_entry(n, telling, node)->bus_name, bus_name))
+            return false;
+    }
+    return true;
+}
+
+static telling *telling_new(endpoint_core *c, const entry_definition *to)
+{
+    owner *o = owner_get(c, to->uid);
+    telling *t = o && may_tell(c, o, to->bus_name) ? calloc(1, sizeof(*t)) : NULL;
+
+    if (t && !(t->bus_name = strdup(to->bus_name)))
+        free(TAKE_PTR(t));
+    if (!t) {
+        owner_unref(o);
+        return NULL;
+    }
+    t->core = c;
+    t->owner = o;
+    o->bus_watches++;
+    c->bus_watches++;
+    list_append(&c->bus_tellings, &t->node);
+    return t;
+}
+
+bool bus_watch(endpoint_core *c, entry *e, const char *subpath, uint32_t watchers)
 {
     _cleanup_(sd_bus_message_unrefp) sd_bus_message *m = NULL;
+    telling *t;
+    int k;
 
-    if (c->bus && sd_bus_is_ready(c->bus) > 0 && fire(c, &e->d, "Watch", &m) >= 0 &&
-        sd_bus_message_append(m, "su", subpath, watchers) >= 0)
-        (void)sd_bus_send(c->bus, m, NULL);
+    if (!c->bus || sd_bus_is_ready(c->bus) <= 0)
+        return false;
+    t = telling_new(c, &e->d);
+    if (!t)
+        return false;
+    k = small_call(c, &e->d, "Watch", &m);
+    if (k >= 0)
+        k = sd_bus_message_append(m, "su", subpath, watchers);
+    if (k >= 0)
+        k = sd_bus_call_async(c->bus, &t->slot, m, on_told, t, UINT64_MAX);
+    if (k < 0)
+        telling_free(t);
+    return true; /* what cannot be said now cannot be said later */
 }
 
 /* --- the message

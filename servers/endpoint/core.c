@@ -70,6 +70,7 @@ static void turn(endpoint_core *c)
     bus_turn(c);
     principals_turn(c);
     watch_turn(c);
+    resume_turn(c);
     flush_wires(c);
 }
 
@@ -147,7 +148,8 @@ int endpoint_core_new(const endpoint_options *o, endpoint_core **ret)
     list *lists[] = {&c->owners,     &c->links,      &c->dead_links,   &c->dirty_wires,
                      &c->peers,      &c->principals, &c->rows_queued,  &c->rows_ready,
                      &c->spare,      &c->all_topics, &c->dirty_topics, &c->recent_values,
-                     &c->bus_queues, &c->bus_lost};
+                     &c->bus_queues, &c->bus_lost,   &c->bus_tellings, &c->untold_topics,
+                     &c->resume_todo, &c->resume_asked};
     for (size_t i = 0; i < ELEMENTS(lists); i++)
         list_init(lists[i]);
     endpoint_core_configure(c, &o->settings);

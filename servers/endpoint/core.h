@@ -145,7 +145,7 @@ typedef struct owner {
     uint32_t uid, refs;
     size_t open, links;
     size_t bus_open, bus_lost, bus_fds; /* calls without an answer; of these, nobody waits for */
-    size_t bus_spooled;
+    size_t bus_spooled, bus_watches;
     list bus_queue, bus_node; /* calls that wait for a place; of the owners that have some */
 } owner;
 
@@ -159,6 +159,7 @@ typedef struct attachment {
     uint32_t id;
     char key[17];
     char *namespace;
+    bool resume; /* it knows what came after a value */
     endpoint_timer timer;
 } attachment;
 
@@ -185,6 +186,7 @@ void entry_deliver_waiting(entry *e);
 void link_table_changed(struct endpoint_core *c, entry *e);
 void attachment_detach(attachment *a, const char *reason);
 void link_watch(attachment *a, const char *subpath, uint32_t watchers);
+void link_resume(attachment *a, uint32_t token, const char *subpath, const char *id);
 /* 0, or the status with which the request is refused. */
 unsigned link_send_request(link_t *l, entry *e, struct endpoint_request *r,
                            const endpoint_request_info *i);
@@ -229,6 +231,7 @@ typedef struct principal {
     list node, peers;
     struct endpoint_core *core;
     uint64_t handle, expires;
+    uint64_t touched; /* µs of timer_now(): when the agent was last told that it is in use */
     uint32_t refs;
     char *name;
     row_page *pages[LIMIT_PERMISSION_PAGES];
@@ -342,7 +345,9 @@ void bus_release(struct endpoint_request *r);
 void bus_consumed(struct endpoint_request *r);
 void bus_turn(struct endpoint_core *c);
 void bus_done(struct endpoint_core *c);
-void bus_watch(struct endpoint_core *c, entry *e, const char *subpath, uint32_t watchers);
+/* False: not now, because the app has not answered the one before or too many have not. It comes
+ * again by watch_places(). */
+bool bus_watch(struct endpoint_core *c, entry *e, const char *subpath, uint32_t watchers);
 
 /* --- watch.c
  * ---------------------------------------------------------------------------------------------- */
@@ -379,6 +384,12 @@ struct endpoint_watch {
     uint8_t decisions;
     hybus_agent_question *question;
     bool judging;
+    char *last_id; /* what it has had, while it comes back */
+    unsigned resume;
+    uint32_t resume_token;
+    list resume_node;
+    /* Of its next value: something is missing before it; nothing is, since it came back. */
+    bool gap, follows;
 };
 
 typedef struct notify {
@@ -398,7 +409,22 @@ void watch_entry_gone(struct endpoint_core *c, entry *e);
 void watch_table_changed(struct endpoint_core *c);
 void watch_attached(struct endpoint_core *c, entry *e);
 void watch_turn(struct endpoint_core *c);
+void watch_places(struct endpoint_core *c); /* bus_watch() may have a place again */
 void watch_done(struct endpoint_core *c);
+/* Gives it the last value, if there is one. */
+void watch_last_value(struct endpoint_watch *w);
+
+/* --- resume.c
+ * --------------------------------------------------------------------------------------------- */
+
+void resume_want(struct endpoint_watch *w, const char *last_id);
+bool resume_begin(struct endpoint_watch *w, const entry *e);
+void resume_end(struct endpoint_watch *w);
+void resume_turn(struct endpoint_core *c);
+void resume_detached(struct endpoint_core *c, const entry *e);
+void resume_owner_changed(const topic *t);
+/* A RESUMED of the app that holds `e` (NULL: nothing); -EBADMSG. */
+int resume_answer(struct endpoint_core *c, const entry *e, const hybus_frame *f);
 
 /* --- status.c
  * --------------------------------------------------------------------------------------------- */
@@ -449,8 +475,13 @@ struct endpoint_core {
     size_t bus_open, bus_fds, bus_spooled, n_bus_queues;
     bool bus_busy;             /* a reply has come: there may be more */
     list bus_queues, bus_lost; /* owners with calls that wait; calls nobody waits for */
+    list bus_tellings;         /* calls of Watch without an answer */
+    size_t bus_watches;
     topic *topics[TOPIC_BUCKETS];
     list all_topics, dirty_topics, recent_values;
+    list untold_topics; /* by dirty_node: whose apps could not be told */
+    list resume_todo, resume_asked;
+    uint32_t resume_token;
     size_t values_bytes;
     uint64_t sequence_floor;
 };

@@ -41,6 +41,8 @@
  * that are on their way it reads no more of what the connection sends. */
 #define LIMIT_BUS_REQUESTS 96u                   /* calls without an answer */
 #define LIMIT_BUS_RESPONDER 48u                  /* of these with one app; the next wait */
+#define LIMIT_BUS_WATCHES 16u                    /* calls of Watch without an answer, one for each app */
+#define LIMIT_BUS_WATCHES_UID 4u                 /* of these to apps of one uid; the next wait */
 #define LIMIT_BUS_FDS 56u                        /* in these calls */
 #define LIMIT_BUS_SPOOL (64u * 1024u * 1024u)    /* bytes of request bodies in memfds */
 #define LIMIT_BUS_WAIT_USEC (2u * 1000u * 1000u) /* for a place; then 503 */

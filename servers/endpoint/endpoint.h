@@ -149,6 +149,9 @@ typedef struct endpoint_value {
     const void *body;
     size_t size;
     bool gone;
+    bool resumed; /* follows on what the client has had; if it was missed, the next one comes after
+                   * endpoint_watch_next() */
+    bool gap;     /* others between this one and the one before are, or may be, missing */
 } endpoint_value;
 
 typedef struct endpoint_watch_ops {
@@ -162,6 +165,12 @@ typedef struct endpoint_watch_ops {
 
 int endpoint_watch_new(endpoint_peer *p, const char *path, const endpoint_watch_ops *ops,
                        void *userdata, endpoint_watch **ret);
+/* The same for a client that comes back and has had everything up to the value `last_id` (as the
+ * responder named it; NULL: none). If its app knows what came since, that comes first: value by value,
+ * `resumed`, the next one when the client has taken the one before. Otherwise the latest value. */
+int endpoint_watch_resume(endpoint_peer *p, const char *path, const char *last_id,
+                          const endpoint_watch_ops *ops, void *userdata, endpoint_watch **ret);
+void endpoint_watch_next(endpoint_watch *w);
 void endpoint_watch_free(endpoint_watch *w);
 HYBUS_DEFINE_CLEANUP(endpoint_watch, endpoint_watch_free)
 

@@ -1,5 +1,4 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include <fcntl.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 
@@ -79,8 +78,10 @@ void link_remove_stream(struct endpoint_request *r)
 
 static void attachment_free(attachment *a)
 {
-    if (a->entry && a->entry->attachment == a)
+    if (a->entry && a->entry->attachment == a) {
         a->entry->attachment = NULL;
+        resume_detached(a->link->wire.core, a->entry);
+    }
     timer_stop(&a->timer);
     list_remove(&a->node);
     a->link->n_attachments--;
@@ -171,13 +172,16 @@ static int on_attach(link_t *l, const hybus_frame *f)
     char namespace[CHANNEL_NAMESPACE_MAX + 1] = "", key[17] = "";
     hybus_frame_fields fields;
     endpoint_field field;
+    uint64_t resume = 0;
     attachment *a;
     entry *e;
     int r;
 
     hybus_frame_fields_init(&fields, f->payload, f->size);
     while ((r = hybus_frame_fields_next(&fields, &field)) > 0) {
-        if (hybus_frame_field_is(&field, ":namespace"))
+        if (hybus_frame_field_is(&field, ":resume"))
+            r = hybus_frame_field_number(&field, 1, &resume);
+        else if (hybus_frame_field_is(&field, ":namespace"))
             r = hybus_frame_field_copy(&field, namespace, sizeof(namespace));
         else if (hybus_frame_field_is(&field, ":key"))
             r = hybus_frame_field_copy(&field, key, sizeof(key));
@@ -200,6 +204,7 @@ static int on_attach(link_t *l, const hybus_frame *f)
     }
     a->link = l;
     a->id = f->stream;
+    a->resume = resume == 1;
     memcpy(a->key, key, sizeof(key));
     list_init(&a->timer.node);
     a->timer.fire = attach_timeout;
@@ -217,6 +222,16 @@ void link_watch(attachment *a, const char *subpath, uint32_t watchers)
 
     hybus_frame_begin(q, CHANNEL_WATCH, 0, 0, a->id, watchers);
     hybus_frame_put(q, ":path", *subpath ? subpath : "/");
+    wire_end(&a->link->wire);
+}
+
+void link_resume(attachment *a, uint32_t token, const char *subpath, const char *id)
+{
+    hybus_frame_queue *q = &a->link->wire.out;
+
+    hybus_frame_begin(q, CHANNEL_RESUME, 0, 0, a->id, token);
+    hybus_frame_put(q, ":path", *subpath ? subpath : "/");
+    hybus_frame_put(q, ":id", id);
     wire_end(&a->link->wire);
 }
 
@@ -347,6 +362,13 @@ static int on_notify(link_t *l, const hybus_frame *f)
     return watch_notify_frame(l->wire.core, a->entry, f);
 }
 
+static int on_resumed(link_t *l, const hybus_frame *f)
+{
+    attachment *a = attachment_find(l, f->stream);
+
+    return resume_answer(l->wire.core, a ? a->entry : NULL, f);
+}
+
 static int on_frame(wire *w, const hybus_frame *f)
 {
     link_t *l = list_entry(w, link_t, wire);
@@ -378,6 +400,8 @@ static int on_frame(wire *w, const hybus_frame *f)
         return on_credit(l, f);
     case CHANNEL_NOTIFY:
         return on_notify(l, f);
+    case CHANNEL_RESUMED:
+        return on_resumed(l, f);
     default:
         return f->type >= CHANNEL_IGNORABLE ? 0 : -EBADMSG;
     }

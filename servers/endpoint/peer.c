@@ -1,14 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "core.h"
 
-static void wipe(char *s)
-{
-    if (s) {
-        explicit_bzero(s, strlen(s));
-        free(s);
-    }
-}
-
 static void connection_done(hybus_connection *n)
 {
     free((char *)n->protocol);
@@ -16,7 +8,7 @@ static void connection_done(hybus_connection *n)
     free((char *)n->local);
     free((char *)n->tls);
     free((char *)n->cert_sha256);
-    wipe((char *)n->bearer);
+    wipe_free((char *)n->bearer);
     *n = (hybus_connection){};
 }
 

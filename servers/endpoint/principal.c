@@ -2,6 +2,7 @@
 #include "core.h"
 
 #define USED_MAX UINT16_MAX
+#define TOUCH_USEC (60u * 1000u * 1000u)
 
 hybus_subject principal_subject(const principal *p)
 {
@@ -173,6 +174,17 @@ static bool page_current(row_page *g)
            hybus_agent_row_current(c->agent, g->row);
 }
 
+/* A session that is in use does not end. */
+static void touch(principal *p)
+{
+    uint64_t now = timer_now();
+
+    if (_likely_(p->touched && now - p->touched < TOUCH_USEC))
+        return;
+    p->touched = now;
+    hybus_agent_touch(p->core->agent, p->handle);
+}
+
 int principal_allows(principal *p, const permission *needed, bool count)
 {
     row_page *g = p->pages[needed->page];
@@ -183,6 +195,8 @@ int principal_allows(principal *p, const permission *needed, bool count)
     }
     if (!hybus_row_bit(g->row, needed->bit))
         return 0;
+    if (count && p->handle != 0)
+        touch(p);
     if (count) {
         uint16_t *used = &g->used[needed->bit];
         if (_unlikely_(*used == 0 || *used == USED_MAX)) {

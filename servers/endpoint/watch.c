@@ -89,8 +89,7 @@ static void topic_release(topic *t)
 
 static void topic_dirty(topic *t)
 {
-    if (t->dirty_node.next != &t->dirty_node)
-        return;
+    list_remove(&t->dirty_node); /* it may have waited for its app */
     list_append(&t->core->dirty_topics, &t->dirty_node);
     core_wake(t->core);
 }
@@ -164,6 +163,18 @@ static endpoint_value value_of(const topic *t)
     };
 }
 
+static void tell(endpoint_watch *w, const endpoint_value *v)
+{
+    endpoint_value one = *v;
+
+    if (w->resume) /* what its app says next covers this one */
+        return;
+    one.gap = w->gap;
+    one.resumed = w->follows;
+    w->gap = w->follows = false;
+    w->ops->value(w, &one, w->userdata);
+}
+
 /* Callbacks may free any watch, this one included, and add new ones (which have had the value). */
 static void topic_tell(topic *t, const endpoint_value *v)
 {
@@ -175,7 +186,7 @@ static void topic_tell(topic *t, const endpoint_value *v)
         list_remove(&w->topic_node);
         list_append(&t->watches, &w->topic_node);
         if (w->started && !w->ended)
-            w->ops->value(w, v, w->userdata);
+            tell(w, v);
     }
 }
 
@@ -294,6 +305,7 @@ static void watch_leave(endpoint_watch *w)
 
     if (!t)
         return;
+    resume_end(w);
     w->topic = NULL;
     list_remove(&w->topic_node);
     if (w->started && --t->n_watches == 0)
@@ -362,10 +374,21 @@ static void watch_refuse(endpoint_watch *w)
         w->question = q;
 }
 
+void watch_last_value(endpoint_watch *w)
+{
+    endpoint_value v;
+
+    if (!w->topic->has_value)
+        return;
+    v = value_of(w->topic);
+    tell(w, &v);
+}
+
 static void watch_start(endpoint_watch *w, entry *e)
 {
     topic *t = w->topic;
     uint64_t sequence;
+    bool there = false;
 
     w->started = true;
     w->decisions = 0;
@@ -378,14 +401,9 @@ static void watch_start(endpoint_watch *w, entry *e)
     t->refs++; /* the callbacks may end this watch, and tell by the list whether they did */
     sequence = t->sequence;
     w->ops->started(w, w->userdata);
-    if (t->has_value && t->sequence == sequence) {
-        endpoint_value v = value_of(t);
-        bool there = false;
-        list_for_each(n, &t->watches) there =
-            there || list_entry(n, endpoint_watch, topic_node) == w;
-        if (there)
-            w->ops->value(w, &v, w->userdata);
-    }
+    list_for_each(n, &t->watches) there = there || list_entry(n, endpoint_watch, topic_node) == w;
+    if (there && !resume_begin(w, e) && t->sequence == sequence)
+        watch_last_value(w);
     t->refs--;
     topic_release(t);
 }
@@ -426,6 +444,12 @@ void watch_decide(endpoint_watch *w)
 int endpoint_watch_new(endpoint_peer *p, const char *path, const endpoint_watch_ops *ops,
                        void *userdata, endpoint_watch **ret)
 {
+    return endpoint_watch_resume(p, path, NULL, ops, userdata, ret);
+}
+
+int endpoint_watch_resume(endpoint_peer *p, const char *path, const char *last_id,
+                          const endpoint_watch_ops *ops, void *userdata, endpoint_watch **ret)
+{
     endpoint_core *c = p->core;
     endpoint_watch *w;
     unsigned status = 0;
@@ -438,6 +462,8 @@ int endpoint_watch_new(endpoint_peer *p, const char *path, const endpoint_watch_
     w->ops = ops;
     w->userdata = userdata;
     list_init(&w->topic_node);
+    list_init(&w->resume_node);
+    resume_want(w, last_id);
     if (c->draining || c->statistics.watches >= c->settings.watches_max)
         status = 503;
     else if (p->n_watches >= c->settings.watches_peer_max)
@@ -471,6 +497,7 @@ void endpoint_watch_free(endpoint_watch *w)
     if (w->judging)
         hybus_agent_question_cancel(w->question);
     watch_leave(w);
+    resume_end(w);
     permission_unref(&w->core->table, w->permission);
     list_remove(&w->peer_node);
     w->peer->n_watches--;
@@ -508,6 +535,7 @@ void watch_table_changed(endpoint_core *c)
         value_drop(t);
         t->owner = e;
         t->told = false;
+        resume_owner_changed(t);
         topic_dirty(t); /* to tell the new owner; an empty one goes with the next turn */
     }
     list_move_all(&c->peers, &todo);
@@ -538,11 +566,26 @@ static void tell_owner(topic *t)
         return;
     if (e->attachment)
         link_watch(e->attachment, sub, n);
-    else if (e->d.road == ROAD_BUS && e->d.watch)
-        bus_watch(t->core, e, *sub ? sub : "/", n);
-    else
+    else if (e->d.road != ROAD_BUS || !e->d.watch)
         return;
+    else if (!bus_watch(t->core, e, *sub ? sub : "/", n)) {
+        list_append(&t->core->untold_topics, &t->dirty_node);
+        return;
+    }
     t->told = n > 0;
+}
+
+void watch_places(endpoint_core *c)
+{
+    if (list_empty(&c->untold_topics))
+        return;
+    /* Behind what is dirty already, in the order in which they have waited. */
+    while (!list_empty(&c->untold_topics)) {
+        topic *t = list_entry(c->untold_topics.next, topic, dirty_node);
+        list_remove(&t->dirty_node);
+        list_append(&c->dirty_topics, &t->dirty_node);
+    }
+    core_wake(c);
 }
 
 /* A holder that has just come is told of all who are watching already. */

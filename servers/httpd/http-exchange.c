@@ -37,6 +37,7 @@ static void exchange_dispose(void *data)
     c->http->counters.body_bytes_out += x->req->bytes_sent;
     http_exchange_release(x, x->held);
     leave_waiting(x);
+    http_login_leave(x);
     hybus_agent_question_cancel(x->question);
     if (x->request)
         endpoint_request_free(x->request);
@@ -138,6 +139,8 @@ void http_exchange_problem(HttpExchange *x, unsigned status, uint64_t retry_usec
     http_reply_start(x, status);
     if (status == 401)
         http_reply_header(x, "www-authenticate", "Bearer");
+    if (status == 401 && x->session.size > 0)
+        http_login_forget_cookie(x);
     if (retry_usec > 0) {
         snprintf(seconds, sizeof(seconds), "%llu",
                  (unsigned long long)(retry_usec + 999999u) / 1000000u);
@@ -331,6 +334,25 @@ static unsigned check_target(HttpExchange *x)
     return 0;
 }
 
+/* 0, or a status. */
+static unsigned find_session(HttpExchange *x)
+{
+    const h2o_headers_t *headers = &x->req->headers;
+    ssize_t at = -1;
+
+    while ((at = h2o_find_header(headers, H2O_TOKEN_COOKIE, at)) != -1) {
+        const http_span cookies = {headers->entries[at].value.base, headers->entries[at].value.len};
+        http_span value;
+        int r = http_cookie_find(cookies, HTTP_SESSION_COOKIE, &value);
+
+        if (r < 0 || (r > 0 && x->session.size > 0))
+            return 400;
+        if (r > 0)
+            x->session = value;
+    }
+    return 0;
+}
+
 /* 0, or a status. `ret_token` is empty without credentials. */
 static unsigned check_credentials(HttpExchange *x, http_span *ret_token)
 {
@@ -372,7 +394,12 @@ static unsigned judge(HttpExchange *x, http_span *ret_token, uint64_t *ret_retry
     status = check_credentials(x, ret_token);
     if (status)
         return status;
-    return http_origin_check(x, ret_token->size > 0);
+    /* A cookie that came over a connection anybody can read is nobody's credential. */
+    status = c->tls ? find_session(x) : 0;
+    if (status)
+        return status;
+    return http_origin_check(x, ret_token->size > 0,
+                             ret_token->size == 0 && x->session.size > 0);
 }
 
 static void enqueue(HttpExchange *x)
@@ -414,8 +441,13 @@ int http_exchange_on_request(h2o_handler_t *handler, h2o_req_t *req)
         http_exchange_problem(x, status, retry);
         return 0;
     }
-    if (http_origin_preflight(x))
+    if (http_origin_preflight(x) || http_login_takes(x, token))
         return 0;
+    /* What the client says itself goes before what its browser adds. */
+    if (token.size > 0)
+        x->session = (http_span){};
+    else
+        token = x->session;
     if (http_peer_get(x->connection, token.size > 0 ? &token : NULL, &x->peer) < 0)
         http_exchange_problem(x, 503, BUDGET_RETRY_USEC);
     else if (x->peer->checked)

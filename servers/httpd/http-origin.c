@@ -7,8 +7,6 @@
 
 #include <strings.h>
 
-#define SESSION_COOKIE "__Host-hybridos" /* the name of ours, once there are sessions */
-
 static bool equal_nocase(http_span s, const char *name)
 {
     return http_span_is_nocase(s, name);
@@ -63,14 +61,6 @@ static bool is_allowed_origin(const Http *h, http_span origin)
     return false;
 }
 
-static bool has_session_cookie(HttpExchange *x)
-{
-    http_span cookie = header(x, "cookie");
-
-    return cookie.size > 0 &&
-           memmem(cookie.base, cookie.size, SESSION_COOKIE, sizeof(SESSION_COOKIE) - 1) != NULL;
-}
-
 static void add_cors(HttpExchange *x, http_span origin)
 {
     char value[256];
@@ -84,15 +74,18 @@ static void add_cors(HttpExchange *x, http_span origin)
     http_reply_header(x, "vary", "origin");
 }
 
-unsigned http_origin_check(HttpExchange *x, bool bearer)
+unsigned http_origin_check(HttpExchange *x, bool bearer, bool ambient)
 {
     http_span origin = header(x, "origin");
     bool safe = http_method_is_safe((http_span){x->req->method.base, x->req->method.len});
 
     if (origin.size == 0)
-        return has_session_cookie(x) && !bearer && !safe ? 403 : 0;
+        return ambient && !safe ? 403 : 0;
     if (is_same_origin(x, origin))
         return 0;
+    /* Also of one that may call with a token of its own: what a browser adds is not the page's. */
+    if (ambient && !safe)
+        return 403;
     if (is_allowed_origin(x->connection->http, origin)) {
         add_cors(x, origin);
         return 0;

@@ -31,6 +31,11 @@ static void add_common_headers(HttpExchange *x)
 
     h2o_add_header_by_str(&x->req->pool, &x->req->res.headers, name, sizeof(name) - 1, 0, NULL,
                           H2O_STRLIT("nosniff"));
+    /* Unlike Authorization, a cookie does not keep a shared cache from keeping the answer. */
+    if (x->session.size > 0) {
+        http_reply_header(x, "cache-control", "private");
+        http_reply_header(x, "vary", "cookie");
+    }
 }
 
 void http_reply_start(HttpExchange *x, unsigned status)
@@ -216,6 +221,8 @@ static void on_proceed(h2o_generator_t *generator, h2o_req_t *req)
     x->sending = NULL;
     if (size > 0 && x->request && !x->ended)
         endpoint_request_consumed(x->request, size);
+    if (x->resumes && (!x->pending || x->pending->size == 0))
+        http_stream_next(x);
     http_reply_send_more(x);
 }
 

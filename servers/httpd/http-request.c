@@ -419,6 +419,17 @@ bool http_field_is_returned(http_span name)
            !starts_with(name, "cross-origin-");
 }
 
+static bool is_bearer(http_span token)
+{
+    for (size_t i = 0; i < token.size; i++) {
+        unsigned char c = (unsigned char)token.base[i];
+
+        if (!isalnum(c) && !(c && strchr("-._~+/=:", c)))
+            return false;
+    }
+    return token.size > 0 && token.size <= HTTP_BEARER_MAX;
+}
+
 bool http_bearer_parse(http_span authorization, http_span *ret_token)
 {
     static const char scheme[] = "bearer ";
@@ -429,16 +440,82 @@ bool http_bearer_parse(http_span authorization, http_span *ret_token)
         return false;
     token = trim((http_span){authorization.base + sizeof(scheme) - 1,
                              authorization.size - sizeof(scheme) + 1});
-    if (token.size == 0 || token.size > HTTP_BEARER_MAX)
+    if (!is_bearer(token))
         return false;
-    for (size_t i = 0; i < token.size; i++) {
-        unsigned char c = (unsigned char)token.base[i];
-
-        if (!isalnum(c) && !(c && strchr("-._~+/=:", c)))
-            return false;
-    }
     *ret_token = token;
     return true;
+}
+
+int http_cookie_find(http_span cookies, const char *name, http_span *ret)
+{
+    size_t n = strlen(name);
+    bool found = false;
+
+    while (cookies.size > 0) {
+        const char *end = memchr(cookies.base, ';', cookies.size);
+        size_t size = end ? (size_t)(end - cookies.base) : cookies.size;
+        http_span pair = trim((http_span){cookies.base, size});
+
+        if (pair.size > n && pair.base[n] == '=' && memcmp(pair.base, name, n) == 0) {
+            *ret = (http_span){pair.base + n + 1, pair.size - n - 1};
+            if (found || !is_bearer(*ret))
+                return -EBADMSG;
+            found = true;
+        }
+        if (!end)
+            break;
+        cookies = (http_span){end + 1, cookies.size - size - 1};
+    }
+    return found;
+}
+
+/* As decode(), with "+" for a space, and any byte but NUL. */
+static int form_decode(http_span in, char *out, size_t room)
+{
+    size_t n = 0;
+
+    for (size_t i = 0; i < in.size; i++) {
+        int c = (unsigned char)in.base[i];
+
+        if (c == '+')
+            c = ' ';
+        else if (c == '%') {
+            if (in.size - i < 3 || hex_digit(in.base[i + 1]) < 0 || hex_digit(in.base[i + 2]) < 0)
+                return -EINVAL;
+            c = hex_digit(in.base[i + 1]) << 4 | hex_digit(in.base[i + 2]);
+            i += 2;
+        }
+        if (c == 0)
+            return -EINVAL;
+        if (n + 1 >= room)
+            return -ENAMETOOLONG;
+        out[n++] = (char)c;
+    }
+    out[n] = '\0';
+    return 0;
+}
+
+int http_form_find(http_span form, const char *name, char *value, size_t room)
+{
+    size_t n = strlen(name);
+    int r = -ENOENT;
+
+    while (form.size > 0) {
+        const char *end = memchr(form.base, '&', form.size);
+        size_t size = end ? (size_t)(end - form.base) : form.size;
+
+        if (size > n && form.base[n] == '=' && memcmp(form.base, name, n) == 0) {
+            if (r != -ENOENT)
+                return -EEXIST;
+            r = form_decode((http_span){form.base + n + 1, size - n - 1}, value, room);
+            if (r < 0)
+                return r;
+        }
+        if (!end)
+            break;
+        form = (http_span){end + 1, form.size - size - 1};
+    }
+    return r;
 }
 
 /* "q=0", "q=0.0…": the client does not want it. */

@@ -66,6 +66,14 @@ bool http_value_is_clean(http_span value);
 /* The token of "Bearer <token>"; false: another scheme or not a token (RFC 6750, 2.1). */
 bool http_bearer_parse(http_span authorization, http_span *ret_token);
 
+/* The value of the cookie `name` (RFC 6265, 4.2.1): 1; 0: there is none; -EBADMSG: more than one, or what is
+ * no token. */
+int http_cookie_find(http_span cookies, const char *name, http_span *ret);
+
+/* The value of `name` in a body of application/x-www-form-urlencoded, decoded; `value` has room for `room`
+ * bytes, the NUL included. -ENOENT; -EINVAL: bad escapes or NUL; -ENAMETOOLONG; -EEXIST: more than one. */
+int http_form_find(http_span form, const char *name, char *value, size_t room);
+
 /* Does a comma-separated list such as Accept name `token` (parameters ignored, q=0 means no)? */
 bool http_list_has(http_span list, const char *token);
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Server-sent events (WHATWG HTML, 9.2) from Notify. A client that comes back with Last-Event-ID
- * gets the latest value, and a "gap" event first when it has missed something. A client that reads
+ * gets what it has missed if the app knows that, at the pace at which it reads; otherwise the latest
+ * value, and a "gap" event first when it has missed something. A client that reads
  * slower than values come gets the newest ones, and a "gap" event where others were left out. */
 
 #include "http.h"
@@ -8,6 +9,7 @@
 #include <openssl/evp.h>
 
 #define RETRY_MS 2000
+#define ID_MAX 128u /* bytes of a value's id */
 
 static bool is_text(const char *body, size_t size)
 {
@@ -129,11 +131,13 @@ static void on_value(endpoint_watch *w, const endpoint_value *v, void *userdata)
         return;
     event_id(x->connection->http, v, id, sizeof(id));
     x->first_value = false;
-    if (first && x->last_event_id.size > 0) {
+    if (first && !v->resumed && !v->gap && x->last_event_id.size > 0) {
         if (http_span_is(x->last_event_id, id))
             return; /* it has this one */
         (void)write_gap(x, x->last_event_id);
-    }
+    } else if (v->gap)
+        (void)write_gap(x, first ? x->last_event_id : HTTP_SPAN(""));
+    x->resumes = v->resumed;
     make_room(x, v->size);
     if (write_value(x, v, id) < 0)
         x->aborted = true;
@@ -160,10 +164,20 @@ static void on_started(endpoint_watch *w, void *userdata)
     http_reply_stream(x);
 }
 
+void http_stream_end(HttpExchange *x, unsigned status)
+{
+    char event[64];
+
+    if (x->ended)
+        return;
+    snprintf(event, sizeof(event), "event: end\ndata: {\"status\":%u}\n\n", status);
+    (void)write_string(x, event);
+    http_reply_end(x);
+}
+
 static void on_ended(endpoint_watch *w, unsigned status, const char *detail, void *userdata)
 {
     HttpExchange *x = userdata;
-    char event[64];
 
     if (x->state == HTTP_WAITING) {
         http_reply_start(x, status);
@@ -180,25 +194,34 @@ static void on_ended(endpoint_watch *w, unsigned status, const char *detail, voi
         http_reply_cut(x); /* what waits for a slow reader is not for him any more */
         return;
     }
-    snprintf(event, sizeof(event), "event: end\ndata: {\"status\":%u}\n\n", status);
-    (void)write_string(x, event);
-    http_reply_end(x);
+    http_stream_end(x, status);
 }
 
 static const endpoint_watch_ops watch_ops = {
     .started = on_started, .value = on_value, .ended = on_ended};
 
+/* The client has taken all there was. */
+void http_stream_next(HttpExchange *x)
+{
+    x->resumes = false;
+    if (x->watch)
+        endpoint_watch_next(x->watch);
+}
+
 void http_stream_start(HttpExchange *x)
 {
     ssize_t at = h2o_find_header_by_str(&x->req->headers, H2O_STRLIT("last-event-id"), -1);
     endpoint_watch *watch = NULL;
+    char last[ID_MAX + 1] = "";
 
     x->first_value = true;
     if (at != -1) {
         h2o_iovec_t v = x->req->headers.entries[at].value;
         x->last_event_id = (http_span){v.base, v.len};
+        if (v.len < sizeof(last) && !memchr(v.base, '\0', v.len))
+            memcpy(last, v.base, v.len);
     }
-    if (endpoint_watch_new(x->peer->peer, x->path, &watch_ops, x, &watch) < 0)
+    if (endpoint_watch_resume(x->peer->peer, x->path, last, &watch_ops, x, &watch) < 0)
         http_exchange_problem(x, 503, 1000000u);
     else
         x->watch = watch;

@@ -235,10 +235,8 @@ static void end_streams(Http *h)
     for (HttpConnection *c = h->connections; c; c = c->next)
         for (HttpExchange *x = c->exchanges, *next; x; x = next) {
             next = x->next;
-            if (x->event_stream && x->state == HTTP_STREAMING && !x->in_flight) {
-                (void)http_reply_write(x, ":\n\n", 3);
-                http_reply_end(x);
-            }
+            if (x->event_stream && x->state == HTTP_STREAMING)
+                http_stream_end(x, 503);
         }
 }
 

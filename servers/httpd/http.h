@@ -49,6 +49,7 @@ typedef struct HttpExchange HttpExchange;
 typedef struct HttpFile HttpFile;
 typedef struct HttpLinger HttpLinger;
 typedef struct HttpListener HttpListener;
+typedef struct HttpLogin HttpLogin;
 
 typedef struct http_counters {
     uint64_t connections, requests, responses[6], refused_connections, limited, evicted, resets,
@@ -134,6 +135,8 @@ struct HttpExchange {
     endpoint_watch *watch;
     hybus_agent_question *question;
     http_span query, last_event_id;
+    http_span session; /* of its cookie; empty: none */
+    HttpLogin *login;
     char *path;
     http_exchange_state state;
     void (*permitted)(HttpExchange *x);
@@ -144,7 +147,7 @@ struct HttpExchange {
     h2o_buffer_t *sending, *pending;
     uint64_t moved_usec; /* when the client last took something */
     size_t moved_bytes, held;
-    bool in_flight, ended, aborted, asking, head, event_stream, first_value, replied, cut;
+    bool in_flight, ended, aborted, asking, head, event_stream, first_value, resumes, replied, cut;
 };
 
 struct Http {
@@ -305,13 +308,27 @@ void http_permit_leave(HttpPeer *p);
 /* --- http-stream.c: server-sent events ----------------------------------------------------------
  */
 void http_stream_start(HttpExchange *x);
+/* Tells the client that the stream ends, and the status that it would get if it asked now. */
+void http_stream_end(HttpExchange *x, unsigned status);
+void http_stream_next(HttpExchange *x);
 void http_streams_tick(Http *h);
+
+/* --- http-login.c -------------------------------------------------------------------------------
+ */
+#define HTTP_SESSION_COOKIE "__Host-hybridos"
+/* A page of login or logout is answered here. `token`: what stands in Authorization. */
+bool http_login_takes(HttpExchange *x, http_span token);
+/* The exchange goes: nobody waits for the answer. */
+void http_login_leave(HttpExchange *x);
+/* What the cookie said is no longer good. */
+void http_login_forget_cookie(HttpExchange *x);
 
 /* --- http-origin.c: hosts and origins ------------------------------------------------------------
  */
 bool http_host_is_ours(Http *h, HttpConnection *c, http_span authority);
-/* 0, or a status: judges Origin, answers to CORS are added. */
-unsigned http_origin_check(HttpExchange *x, bool bearer);
+/* 0, or a status: judges Origin, answers to CORS are added. `ambient`: the request carries what a browser adds
+ * by itself. */
+unsigned http_origin_check(HttpExchange *x, bool bearer, bool ambient);
 bool http_origin_preflight(HttpExchange *x);
 
 /* --- http-log.c, http-metrics.c, http-static.c ---------------------------------------------------

@@ -19,7 +19,8 @@ typedef struct bus_owner {
     size_t n_calls;
 } bus_owner;
 
-/* A Register on its way: first its caller has to be known, then the policy is asked. */
+/* A Register on its way: first its caller has to be known, then the policy is asked, then it is written
+ * down. An app on the bus does not register again after a crash of ours, so it is told only then. */
 typedef struct bus_call {
     endpoints_bus *bus;
     struct bus_call *next; /* in the order of arrival */
@@ -27,6 +28,7 @@ typedef struct bus_call {
     sd_bus_message *message;
     endpoints_spec spec;
     registrar_request *request;
+    char key[ENDPOINTS_KEY_SIZE + 1]; /* registered, but not written down yet */
 } bus_call;
 
 struct endpoints_bus {
@@ -148,6 +150,32 @@ static int on_name_left(sd_bus_message *m, void *userdata, sd_bus_error *error)
     return 0;
 }
 
+static int error_of(unsigned code)
+{
+    switch (code) {
+    case 400:
+        return -EINVAL;
+    case 403:
+        return -EACCES;
+    case 409:
+    case 410:
+        return -EEXIST;
+    case 429:
+        return -ENOBUFS;
+    default:
+        return -ENOKEY;
+    }
+}
+
+static void call_refuse(bus_call *c, int error, const char *reason, const char *audit)
+{
+    _cleanup_(sd_bus_error_free) sd_bus_error e = SD_BUS_ERROR_NULL;
+
+    hybus_error_set(&e, error, audit ? "%s (audit %s)" : "%s", reason, audit);
+    (void)sd_bus_reply_method_error(c->message, &e);
+    call_free(c);
+}
+
 static void on_withdrawn(void *owner, const endpoints_entry *entry, unsigned code,
                          const char *reason, const char *audit)
 {
@@ -159,6 +187,11 @@ static void on_withdrawn(void *owner, const endpoints_entry *entry, unsigned cod
 
     if (now && now != entry && now->owner == owner) /* it has taken its own place */
         return;
+    for (bus_call *c = o->bus->calls; c; c = c->next)
+        if (c->owner == o && streq(c->key, entry->spec.key)) { /* it has not been told of it yet */
+            call_refuse(c, error_of(code), reason, audit);
+            return;
+        }
     snprintf(text, sizeof(text), audit ? "%s (audit %s)" : "%s", reason, audit);
     /* To nobody else: who registers what is not everybody's business. */
     r = sd_bus_message_new_signal(o->bus->bus, &m, ENDPOINTS_BUS_PATH, ENDPOINTS_BUS_NAME,
@@ -188,29 +221,22 @@ static int read_identity(sd_bus_message *m, int error, const char *name, endpoin
 /* --- Register -----------------------------------------------------------------------------------
  */
 
-static int error_of(unsigned code)
+static void call_succeed(bus_call *c)
 {
-    switch (code) {
-    case 400:
-        return -EINVAL;
-    case 403:
-        return -EACCES;
-    case 409:
-        return -EEXIST;
-    case 429:
-        return -ENOBUFS;
-    default:
-        return -ENOKEY;
-    }
+    (void)sd_bus_reply_method_return(c->message, "s", c->key);
+    call_free(c);
 }
 
-static void call_refuse(bus_call *c, int error, const char *reason, const char *audit)
+/* Of one owner, or with NULL of all. */
+static void tell_registered(endpoints_bus *b, const bus_owner *owner)
 {
-    _cleanup_(sd_bus_error_free) sd_bus_error e = SD_BUS_ERROR_NULL;
+    bus_call *next;
 
-    hybus_error_set(&e, error, audit ? "%s (audit %s)" : "%s", reason, audit);
-    (void)sd_bus_reply_method_error(c->message, &e);
-    call_free(c);
+    for (bus_call *c = b->calls; c; c = next) {
+        next = c->next;
+        if (c->key[0] && (!owner || c->owner == owner))
+            call_succeed(c);
+    }
 }
 
 static void on_registered(const registrar_outcome *o, void *userdata)
@@ -222,8 +248,9 @@ static void on_registered(const registrar_outcome *o, void *userdata)
         call_refuse(c, error_of(o->code), strempty(o->reason), o->audit);
         return;
     }
-    (void)sd_bus_reply_method_return(c->message, "s", o->entry->spec.key);
-    call_free(c);
+    snprintf(c->key, sizeof(c->key), "%s", o->entry->spec.key);
+    if (!registrar_unsaved(c->bus->registrar))
+        call_succeed(c);
 }
 
 static void call_ask(bus_call *c)
@@ -231,10 +258,8 @@ static void call_ask(bus_call *c)
     int r = registrar_register(c->bus->registrar, &c->spec, c->owner->identity, c->owner, 0,
                                on_registered, c, &c->request);
 
-    if (r == -ENOBUFS)
-        call_refuse(c, r, "too many registrations of this user on their way", NULL);
-    else if (r < 0)
-        call_refuse(c, -ENOKEY, "the policy could not be asked", NULL);
+    if (r < 0)
+        call_refuse(c, r == -ENOBUFS || r == -EBUSY ? -ENOBUFS : -ENOKEY, registrar_refusal(r), NULL);
 }
 
 static void on_credentials(sd_bus_message *m, int error, void *userdata)
@@ -436,6 +461,7 @@ static int method_unregister(sd_bus_message *m, void *userdata, sd_bus_error *er
     entry = find_own(b, m, ns);
     if (!entry)
         return hybus_error_set(error, -ENOENT, "%s is not registered by the caller", ns);
+    tell_registered(b, entry->owner); /* one after the other */
     endpoints_remove(registrar_table(b->registrar), entry);
     return sd_bus_reply_method_return(m, NULL);
 }
@@ -668,6 +694,7 @@ static void on_moved(void *userdata)
 {
     endpoints_bus *b = userdata;
 
+    tell_registered(b, NULL);
     hybus_object_changed(b->object, "Revision", NULL);
 }
 

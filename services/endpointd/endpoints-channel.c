@@ -333,11 +333,8 @@ static int on_register(connection *k, const hybus_frame *frame)
     endpoints_spec_done(&spec);
     if (r < 0) {
         pending_free(p);
-        if (r == -ENOBUFS)
-            send_refused(k, frame->stream, 429, "too many registrations of this user on their way",
-                         NULL);
-        else
-            send_refused(k, frame->stream, 503, "the policy could not be asked", NULL);
+        send_refused(k, frame->stream, r == -ENOBUFS || r == -EBUSY ? 429 : 503,
+                     registrar_refusal(r), NULL);
     }
     return 0;
 }

@@ -3,9 +3,13 @@
 
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <time.h>
 
 #include <hybus/log.h>
 
+#include "endpoints-pace.h"
+
+#define SAVE_ACCURACY_USEC 1000u
 #define TIMER_ACCURACY_USEC (100u * 1000u)
 
 /* Of one manifest: when its unit may be started again. */
@@ -20,7 +24,10 @@ struct registrar {
     endpoints *table;
     judge *judge;
     char *directory, *bus_id, *table_path;
-    sd_event_source *expiry, *save, *start;
+    sd_event_source *expiry, *save, *save_later, *start;
+    uint64_t save_usec; /* when the table may be written again */
+    bool unsaved, unpaced;
+    pace pace;
     const registrar_road *roads[ENDPOINTS_START];
     const registrar_servers *servers;
     void *servers_userdata;
@@ -73,6 +80,24 @@ void registrar_request_cancel(registrar_request *q)
 
 /* --- the table's own events ----------------------------------------------------------------- */
 
+/* At the end of this turn, however much changes in it, or when the pause after the last writing is over:
+ * the work stays small, whoever comes and goes how often. */
+static void save_soon(registrar *g)
+{
+    uint64_t now = 0;
+
+    if (g->unsaved || !g->save)
+        return;
+    g->unsaved = true;
+    (void)sd_event_now(g->event, CLOCK_MONOTONIC, &now);
+    if (now >= g->save_usec) {
+        (void)sd_event_source_set_enabled(g->save, SD_EVENT_ONESHOT);
+        return;
+    }
+    (void)sd_event_source_set_time(g->save_later, g->save_usec);
+    (void)sd_event_source_set_enabled(g->save_later, SD_EVENT_ONESHOT);
+}
+
 static void on_table_changed(const endpoints_entry *entry, bool gone, void *userdata)
 {
     registrar *g = userdata;
@@ -81,8 +106,7 @@ static void on_table_changed(const endpoints_entry *entry, bool gone, void *user
         return;
     if (g->servers)
         g->servers->changed(entry, gone, g->servers_userdata);
-    if (g->save)
-        (void)sd_event_source_set_enabled(g->save, SD_EVENT_ONESHOT);
+    save_soon(g);
 }
 
 static void tell_withdrawn(registrar *g, endpoints_entry *entry, unsigned code, const char *reason,
@@ -113,12 +137,20 @@ static const endpoints_ops table_ops = {
     .freed = on_freed,
 };
 
-/* Once per turn of the loop, however much has changed in it. */
-static int on_save(sd_event_source *source, void *userdata)
+static uint64_t monotonic(void)
 {
-    registrar *g = userdata;
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000u + (uint64_t)t.tv_nsec / 1000u;
+}
+
+static void save(registrar *g)
+{
+    uint64_t begin = monotonic(), end, pause;
     int r;
 
+    g->unsaved = false;
     if (g->table_path) {
         r = endpoints_table_save(g->table, g->table_path, strempty(g->bus_id));
         if (r < 0)
@@ -127,15 +159,29 @@ static int on_save(sd_event_source *source, void *userdata)
                             "are back",
                             g->table_path);
     }
+    end = monotonic();
+    pause = MAX_OF((end - begin) * REGISTRAR_SAVE_PAUSE, (uint64_t)REGISTRAR_SAVE_MIN_USEC);
+    g->save_usec = end + MIN_OF(pause, (uint64_t)REGISTRAR_SAVE_MAX_USEC);
     if (g->moved)
         g->moved(g->moved_userdata);
+}
+
+static int on_save(sd_event_source *source, void *userdata)
+{
+    save(userdata);
+    return 0;
+}
+
+static int on_save_later(sd_event_source *source, uint64_t usec, void *userdata)
+{
+    save(userdata);
     return 0;
 }
 
 void registrar_stop(registrar *g)
 {
     if (!g->stopping)
-        (void)on_save(g->save, g);
+        save(g);
     g->stopping = true;
 }
 
@@ -320,10 +366,14 @@ int registrar_register(registrar *g, endpoints_spec *spec, endpoints_identity *i
                        registrar_request **ret)
 {
     registrar_request *q;
+    uint64_t now = 0;
     int r;
 
     if (!spec->ns)
         return -EINVAL;
+    (void)sd_event_now(g->event, CLOCK_MONOTONIC, &now);
+    if (!g->unpaced && !pace_admit(&g->pace, identity->uid, now))
+        return -EBUSY;
     spec->uid = identity->uid;
     r = request_new(g, identity, owner, &q);
     if (r < 0)
@@ -340,6 +390,13 @@ int registrar_register(registrar *g, endpoints_spec *spec, endpoints_identity *i
     }
     *ret = q;
     return 0;
+}
+
+const char *registrar_refusal(int error)
+{
+    return error == -ENOBUFS  ? "too many registrations of this user on their way"
+           : error == -EBUSY ? "this user registers too often; try later"
+                             : "the policy could not be asked";
 }
 
 int registrar_adopt(registrar *g, const char *ns, endpoints_identity *identity, void *owner)
@@ -593,6 +650,11 @@ int registrar_new(sd_event *event, hybus_agent *agent, const char *directory, re
         r = sd_event_source_set_enabled(g->save, SD_EVENT_OFF);
     if (r >= 0) /* after everything that this turn still changes */
         r = sd_event_source_set_priority(g->save, SD_EVENT_PRIORITY_NORMAL + 10);
+    if (r >= 0)
+        r = sd_event_add_time(event, &g->save_later, CLOCK_MONOTONIC, 0, SAVE_ACCURACY_USEC,
+                              on_save_later, g);
+    if (r >= 0)
+        r = sd_event_source_set_enabled(g->save_later, SD_EVENT_OFF);
     if (r < 0)
         return r;
     *ret = TAKE_PTR(g);
@@ -606,6 +668,7 @@ void registrar_free(registrar *g)
     g->stopping = true;
     sd_event_source_disable_unref(g->expiry);
     sd_event_source_disable_unref(g->save);
+    sd_event_source_disable_unref(g->save_later);
     sd_event_source_disable_unref(g->start);
     endpoints_free(g->table);
     while (g->requests)
@@ -634,6 +697,16 @@ void registrar_set_moved(registrar *g, void (*f)(void *userdata), void *userdata
 {
     g->moved = f;
     g->moved_userdata = userdata;
+}
+
+bool registrar_unsaved(const registrar *g)
+{
+    return g->unsaved;
+}
+
+void registrar_unpaced(registrar *g)
+{
+    g->unpaced = true;
 }
 
 endpoints *registrar_table(registrar *g)

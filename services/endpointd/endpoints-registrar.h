@@ -10,6 +10,10 @@
 #include "endpoints-table.h"
 #include "endpoints.h"
 
+/* Between two writings of the table: so many times as long as the last one took. */
+#define REGISTRAR_SAVE_PAUSE 20u
+#define REGISTRAR_SAVE_MIN_USEC (5u * 1000u)
+#define REGISTRAR_SAVE_MAX_USEC (500u * 1000u)
 #define REGISTRAR_RETURN_USEC (10u * 1000u * 1000u) /* for apps to come back after a restart */
 /* Between two starts of a unit; doubles. So that one that always dies at once is not started more
  * often than systemd allows by default, five times in ten seconds. */
@@ -47,8 +51,10 @@ HYBUS_DEFINE_CLEANUP(registrar, registrar_free)
 
 void registrar_set_road(registrar *g, endpoints_road road, const registrar_road *ops);
 void registrar_set_servers(registrar *g, const registrar_servers *ops, void *userdata);
-/* Called when the revision has moved, once per turn. */
+/* Called when the revision has moved and the table has been written. */
 void registrar_set_moved(registrar *g, void (*f)(void *userdata), void *userdata);
+/* Something has changed that has not been written yet. */
+bool registrar_unsaved(const registrar *g);
 
 endpoints *registrar_table(registrar *g);
 judge *registrar_judge(registrar *g);
@@ -56,11 +62,16 @@ judge *registrar_judge(registrar *g);
 /* What the life before has left, and from here on a place to write. `bus_id` may be "". */
 int registrar_restore(registrar *g, const char *bus_id);
 
-/* `spec` is emptied. The callback comes exactly once, not before the return, unless cancelled. */
+/* `spec` is emptied. The callback comes exactly once, not before the return, unless cancelled.
+ * -ENOBUFS: too many of this uid on their way; -EBUSY: it registers too often. */
 int registrar_register(registrar *g, endpoints_spec *spec, endpoints_identity *identity,
                        void *owner, uint32_t owner_id, registrar_callback f, void *userdata,
                        registrar_request **ret);
 void registrar_request_cancel(registrar_request *q);
+/* What an app is told of such an error. */
+const char *registrar_refusal(int error);
+/* For tests of other things: nobody registers too often. */
+void registrar_unpaced(registrar *g);
 
 /* An owner has left: what it holds and what it has asked for ends, without a callback. */
 void registrar_owner_gone(registrar *g, const void *owner);

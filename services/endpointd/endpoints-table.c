@@ -2,7 +2,7 @@
 #include "endpoints-table.h"
 
 #include <fcntl.h>
-#include <sys/stat.h>
+#include <hybus/file.h>
 
 #include <channel.h>
 
@@ -218,26 +218,11 @@ int endpoints_table_parse(endpoints *t, const void *data, size_t size, const cha
 int endpoints_table_load(endpoints *t, const char *path, const char *tag)
 {
     _cleanup_(closep) int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
-    _cleanup_(freep) uint8_t *data = NULL;
-    struct stat st;
-    size_t used = 0;
+    _cleanup_(freep) void *data = NULL;
+    size_t size;
+    int r = fd < 0 ? -errno : hybus_file_read(fd, ENDPOINTS_TABLE_SIZE_MAX, &data, &size);
 
-    if (fd < 0)
-        return -errno;
-    if (fstat(fd, &st) < 0)
-        return -errno;
-    if (!S_ISREG(st.st_mode) || st.st_size > ENDPOINTS_TABLE_SIZE_MAX)
+    if (r == -EFBIG)
         return -EBADMSG;
-    data = malloc((size_t)st.st_size + 1);
-    if (!data)
-        return -ENOMEM;
-    while (used < (size_t)st.st_size) {
-        ssize_t n = read(fd, data + used, (size_t)st.st_size - used);
-        if (n < 0)
-            return -errno;
-        if (n == 0)
-            break;
-        used += (size_t)n;
-    }
-    return endpoints_table_parse(t, data, used, tag);
+    return r < 0 ? r : endpoints_table_parse(t, data, size, tag);
 }

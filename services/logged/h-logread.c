@@ -2,32 +2,20 @@
 
 /* h-logread: the log of the device for people. Asks h-logged, or reads a ring's file by itself. */
 
-#include <getopt.h>
 #include <hybus/error.h>
 #include <signal.h>
 #include <sys/wait.h>
 #include <systemd/sd-bus.h>
 #include <time.h>
 
-#include "log-format.h"
+#include "logread.h"
 
 #define NAME "org.hybridos.Log1"
 #define PATH "/org/hybridos/Log1"
-#define LINES_MAX 100000u /* that are kept to be turned around */
 #define BUFFER (256u * 1024u)
 
-typedef struct Options {
-    log_filter filter; /* for files; `given` for the daemon */
-    char *given[2 * 64];
-    size_t n_given;
-    log_look look;
-    uint64_t lines;
-    const char *file;
-    bool has_lines, follow, reverse, pager, sync, statistics, show_cursor;
-} Options;
-
 typedef struct Output {
-    const Options *options;
+    const logread_options *options;
     log_text text;
     uint64_t cursor, printed;
     bool failed;
@@ -63,7 +51,7 @@ static void print(Output *o, const log_found *found)
 /* --- from the daemon
  * ------------------------------------------------------------------------------ */
 
-static int call(sd_bus *bus, const Options *o, const char *method, const char *const *more,
+static int call(sd_bus *bus, const logread_options *o, const char *method, const char *const *more,
                 int *ret_fd)
 {
     _cleanup_(sd_bus_message_unrefp) sd_bus_message *m = NULL, *reply = NULL;
@@ -220,7 +208,7 @@ static int print_pipe(sd_bus *bus, Output *o, const char *method, const char *co
 
 static int from_daemon(sd_bus *bus, Output *o)
 {
-    const Options *options = o->options;
+    const logread_options *options = o->options;
     char cursor[24], limit[24];
     const char *more[8] = {NULL};
     size_t n = 0;
@@ -322,10 +310,122 @@ static int from_file(Output *o)
     return 0;
 }
 
+/* --- boots
+ * ---------------------------------------------------------------------------------------- */
+
+typedef struct Boot {
+    uint8_t id[16];
+    uint64_t first, last; /* real time of its records */
+} Boot;
+
+typedef struct Boots {
+    Boot list[256];
+    size_t n;
+} Boots;
+
+static int count_boot(const log_wire *wire, const log_record *r, void *userdata)
+{
+    static const uint8_t unknown[16];
+    Boots *b = userdata;
+
+    if (wire->missed > 0 || memcmp(wire->boot, unknown, sizeof(unknown)) == 0)
+        return 0;
+    if (b->n == 0 || memcmp(b->list[b->n - 1].id, wire->boot, sizeof(wire->boot)) != 0) {
+        if (b->n == ELEMENTS(b->list))
+            memmove(b->list, b->list + 1, --b->n * sizeof(b->list[0]));
+        b->list[b->n] = (Boot){.first = r->realtime};
+        memcpy(b->list[b->n++].id, wire->boot, sizeof(wire->boot));
+    }
+    b->list[b->n - 1].last = r->realtime;
+    return 0;
+}
+
+static int boots_of_file(const char *path, Boots *b)
+{
+    _cleanup_(freep) void *bytes = NULL;
+    _cleanup_(log_file_done) log_file f = {};
+    uint64_t size;
+    int r = log_file_read(path, &bytes, &size);
+
+    if (r >= 0)
+        r = log_file_scan(bytes, size, &f);
+    for (size_t i = 0; r >= 0 && i < f.n; i++) {
+        const log_record *record = log_file_record(&f, i);
+        const uint8_t *id = log_file_boot_id(f.head, record->boot);
+        log_wire wire = {};
+        if (id)
+            memcpy(wire.boot, id, sizeof(wire.boot));
+        (void)count_boot(&wire, record, b);
+    }
+    return r < 0 ? complain(r, path) : 0;
+}
+
+/* Of all records, oldest first; `newest`: the last one alone. */
+static int find_boots(sd_bus *bus, const logread_options *o, bool newest, Boots *b)
+{
+    const char *more[] = {"reverse", "1", "limit", "1", NULL};
+    static const logread_options everything;
+    _cleanup_(closep) int fd = -1;
+    int r;
+
+    if (o->file)
+        return boots_of_file(o->file, b);
+    r = call(bus, &everything, "Stream", newest ? more : NULL, &fd);
+    return r < 0 ? r : read_pipe(fd, count_boot, b);
+}
+
+static void boot_text(const Boot *b, char ret[33])
+{
+    for (unsigned i = 0; i < 16; i++)
+        snprintf(ret + 2 * i, 3, "%02x", b->id[i]);
+}
+
+static int list_boots(sd_bus *bus, const logread_options *o)
+{
+    static Boots b;
+    char id[33], first[32], last[32];
+    int r = find_boots(bus, o, false, &b);
+
+    for (size_t i = 0; r >= 0 && i < b.n; i++) {
+        const struct {
+            uint64_t usec;
+            char *text;
+        } times[] = {{b.list[i].first, first}, {b.list[i].last, last}};
+        for (size_t k = 0; k < 2; k++) {
+            time_t t = (time_t)(times[k].usec / 1000000u);
+            struct tm tm;
+            (void)(o->look.utc ? gmtime_r(&t, &tm) : localtime_r(&t, &tm));
+            (void)strftime(times[k].text, 32, "%Y-%m-%d %H:%M:%S", &tm);
+        }
+        boot_text(&b.list[i], id);
+        printf("%3ld %s %s—%s\n", (long)i + 1 - (long)b.n, id, first, last);
+    }
+    return r;
+}
+
+/* Its id instead of its number. */
+static int find_boot(sd_bus *bus, logread_options *o)
+{
+    static Boots b;
+    char id[33];
+    long i;
+    int r = find_boots(bus, o, o->boot == 0, &b);
+
+    if (r < 0)
+        return r;
+    i = o->boot > 0 ? o->boot - 1 : (long)b.n - 1 + o->boot;
+    if (i < 0 || i >= (long)b.n) {
+        fprintf(stderr, "h-logread: there are no records of boot %ld\n", o->boot);
+        return -ENOENT;
+    }
+    boot_text(&b.list[i], id);
+    return logread_filter(o, "boot", id);
+}
+
 /* --- the pager
  * ---------------------------------------------------------------------------------------- */
 
-static pid_t start_pager(void)
+static pid_t start_pager(bool end)
 {
     const char *pager = secure_getenv("H_LOGREAD_PAGER") ?: secure_getenv("PAGER") ?: "less";
     int fds[2];
@@ -338,7 +438,7 @@ static pid_t start_pager(void)
         dup2(fds[0], STDIN_FILENO);
         close(fds[0]);
         close(fds[1]);
-        setenv("LESS", "FRSXMK", false);
+        setenv("LESS", end ? "FRSXMK+G" : "FRSXMK", false);
         setenv("LESSSECURE", "1", true);
         execl("/bin/sh", "sh", "-c", pager, (char *)NULL);
         _exit(127);
@@ -350,251 +450,13 @@ static pid_t start_pager(void)
     return pid;
 }
 
-/* --- arguments
- * ------------------------------------------------------------------------------------------ */
-
-static void help(void)
-{
-    puts(
-        "h-logread [OPTIONS…] [FIELD=VALUE…]\n\n"
-        "Shows the log of the device.\n\n"
-        "  -f, --follow            Go on with what comes (begins with the last 10 records)\n"
-        "  -n, --lines=N           The last N records\n"
-        "  -r, --reverse           Newest first\n"
-        "  -u, --unit=UNIT         Of this unit (\"httpd\" is h-httpd.service; globs)\n"
-        "  -t, --identifier=NAME   Of this program\n"
-        "  -p, --priority=LEVEL    This and worse: emerg alert crit err warning notice info debug\n"
-        "  -S, --since=TIME        \"2026-11-24 15:00\", \"-2h\", \"yesterday\", seconds since "
-        "1970\n"
-        "  -U, --until=TIME\n"
-        "  -g, --grep=TEXT         With this text in the message\n"
-        "  -b, --boot=ID           Of this boot\n"
-        "      --after-cursor=N    After this record\n"
-        "      --audit             The audit of h-securityd instead of the log\n"
-        "  -o, --output=FORMAT     short (default), verbose, json, cat\n"
-        "      --utc               Times in UTC\n"
-        "      --color=WHEN        auto (default), always, never\n"
-        "      --no-pager\n"
-        "      --show-cursor       Show the cursor of the last record at the end\n"
-        "      --file=PATH         Read this ring, without the daemon\n"
-        "      --sync              Get everything onto the disk first\n"
-        "      --statistics        Show counters\n"
-        "  -h, --help\n"
-        "      --version");
-}
-
-static int give(Options *o, const char *name, const char *value)
-{
-    struct timespec now;
-    int r;
-
-    clock_gettime(CLOCK_REALTIME, &now);
-    r = log_filter_set(&o->filter, name, value, (uint64_t)now.tv_sec * 1000000u);
-    if (r < 0 || o->n_given + 2 > ELEMENTS(o->given)) {
-        fprintf(stderr, "h-logread: \"%s\" is no value for %s\n", value, name);
-        return -EINVAL;
-    }
-    o->given[o->n_given++] = (char *)name;
-    o->given[o->n_given++] = strdup(value);
-    return o->given[o->n_given - 1] ? 0 : -ENOMEM;
-}
-
-/* Times are local here, and the daemon's zone is none of our business. */
-static int give_time(Options *o, const char *name, const char *value)
-{
-    char text[40];
-    int r = give(o, name, value);
-
-    if (r < 0)
-        return r;
-    snprintf(text, sizeof(text), "%.6f",
-             (double)(name[0] == 's' ? o->filter.since : o->filter.until) / 1e6);
-    free(o->given[o->n_given - 1]);
-    o->given[o->n_given - 1] = strdup(text);
-    return o->given[o->n_given - 1] ? 0 : -ENOMEM;
-}
-
-static int parse_lines(Options *o, const char *value)
-{
-    char *end;
-    unsigned long long n = strtoull(value, &end, 10);
-
-    if (value[0] < '0' || value[0] > '9' || *end || n > LINES_MAX) {
-        fprintf(stderr, "h-logread: --lines takes a number up to %u\n", LINES_MAX);
-        return -EINVAL;
-    }
-    o->lines = n;
-    o->has_lines = true;
-    return 0;
-}
-
-static int parse_colour(Options *o, const char *value)
-{
-    if (streq(value, "always") || streq(value, "never")) {
-        o->look.colours = *value == 'a';
-        return 0;
-    }
-    if (streq(value, "auto"))
-        return 0;
-    fprintf(stderr, "h-logread: --color takes auto, always or never\n");
-    return -EINVAL;
-}
-
-static int parse_format(Options *o, const char *value)
-{
-    int r = log_format_parse(value, &o->look.format);
-
-    if (r >= 0 && o->look.format != LOG_FORMAT_RECORD)
-        return 0;
-    fprintf(stderr, "h-logread: --output takes short, verbose, json or cat\n");
-    return -EINVAL;
-}
-
-enum {
-    ARG_AUDIT = 256,
-    ARG_UTC,
-    ARG_COLOUR,
-    ARG_NO_PAGER,
-    ARG_FILE,
-    ARG_SYNC,
-    ARG_STATISTICS,
-    ARG_VERSION,
-    ARG_CURSOR,
-    ARG_SHOW_CURSOR
-};
-
-static int set_option(Options *o, int c)
-{
-    switch (c) {
-    case 'f':
-        o->follow = true;
-        return 0;
-    case 'n':
-        return parse_lines(o, optarg);
-    case 'r':
-        o->reverse = true;
-        return 0;
-    case 'u':
-        return give(o, "unit", optarg);
-    case 't':
-        return give(o, "identifier", optarg);
-    case 'p':
-        return give(o, "priority", optarg);
-    case 'S':
-        return give_time(o, "since", optarg);
-    case 'U':
-        return give_time(o, "until", optarg);
-    case 'g':
-        return give(o, "text", optarg);
-    case 'b':
-        return give(o, "boot", optarg);
-    case 'o':
-        return parse_format(o, optarg);
-    case ARG_CURSOR:
-        return give(o, "cursor", optarg);
-    case ARG_AUDIT:
-        return give(o, "audit", "1");
-    case ARG_UTC:
-        o->look.utc = true;
-        return 0;
-    case ARG_COLOUR:
-        return parse_colour(o, optarg);
-    case ARG_NO_PAGER:
-        o->pager = false;
-        return 0;
-    case ARG_FILE:
-        o->file = optarg;
-        return 0;
-    case ARG_SYNC:
-        o->sync = true;
-        return 0;
-    case ARG_STATISTICS:
-        o->statistics = true;
-        return 0;
-    case ARG_SHOW_CURSOR:
-        o->show_cursor = true;
-        return 0;
-    default:
-        return -EINVAL;
-    }
-}
-
-static int parse_arguments(Options *o, int argc, char *argv[])
-{
-    static const struct option options[] = {
-        {"follow", no_argument, NULL, 'f'},
-        {"lines", required_argument, NULL, 'n'},
-        {"reverse", no_argument, NULL, 'r'},
-        {"unit", required_argument, NULL, 'u'},
-        {"identifier", required_argument, NULL, 't'},
-        {"priority", required_argument, NULL, 'p'},
-        {"since", required_argument, NULL, 'S'},
-        {"until", required_argument, NULL, 'U'},
-        {"grep", required_argument, NULL, 'g'},
-        {"boot", required_argument, NULL, 'b'},
-        {"output", required_argument, NULL, 'o'},
-        {"after-cursor", required_argument, NULL, ARG_CURSOR},
-        {"show-cursor", no_argument, NULL, ARG_SHOW_CURSOR},
-        {"audit", no_argument, NULL, ARG_AUDIT},
-        {"utc", no_argument, NULL, ARG_UTC},
-        {"color", required_argument, NULL, ARG_COLOUR},
-        {"no-pager", no_argument, NULL, ARG_NO_PAGER},
-        {"file", required_argument, NULL, ARG_FILE},
-        {"sync", no_argument, NULL, ARG_SYNC},
-        {"statistics", no_argument, NULL, ARG_STATISTICS},
-        {"help", no_argument, NULL, 'h'},
-        {"version", no_argument, NULL, ARG_VERSION},
-        {0},
-    };
-    char fields[4096] = "";
-    int c, r;
-
-    while ((c = getopt_long(argc, argv, "fn:ru:t:p:S:U:g:b:o:h", options, NULL)) >= 0) {
-        if (c == 'h') {
-            help();
-            return 0;
-        }
-        if (c == ARG_VERSION) {
-            puts("h-logread (HybridOS) " PROJECT_VERSION);
-            return 0;
-        }
-        r = set_option(o, c);
-        if (r < 0)
-            return r;
-    }
-    for (; optind < argc; optind++) {
-        size_t used = strlen(fields);
-        if (log_filter_set(&o->filter, "field", argv[optind], 0) < 0 ||
-            strchr(argv[optind], '\n') || used + strlen(argv[optind]) + 2 > sizeof(fields)) {
-            fprintf(stderr, "h-logread: \"%s\" is not FIELD=VALUE\n", argv[optind]);
-            return -EINVAL;
-        }
-        snprintf(fields + used, sizeof(fields) - used, "%s%s", used ? "\n" : "", argv[optind]);
-    }
-    if (*fields && o->n_given + 2 <= ELEMENTS(o->given)) {
-        o->given[o->n_given++] = (char *)"field";
-        o->given[o->n_given++] = strdup(fields);
-    }
-    if (o->follow && (o->reverse || o->file)) {
-        fprintf(stderr, "h-logread: --follow goes neither with --reverse nor with --file\n");
-        return -EINVAL;
-    }
-    if (o->follow && !o->has_lines && !o->filter.since && !o->filter.after) {
-        o->has_lines = true;
-        o->lines = 10;
-    }
-    return 1;
-}
-
-static int run(Options *o)
+static int run(logread_options *o)
 {
     _cleanup_(sd_bus_flush_close_unrefp) sd_bus *bus = NULL;
     Output output = {.options = o};
     int r = 0;
 
-    if (o->file)
-        r = from_file(&output);
-    else {
+    if (!o->file) {
         r = sd_bus_open_system(&bus);
         if (r < 0)
             return complain(r, "cannot reach the bus; --file reads a ring without it");
@@ -602,9 +464,13 @@ static int run(Options *o)
             r = synchronise(bus);
         if (r >= 0 && o->statistics)
             return statistics(bus);
-        if (r >= 0)
-            r = from_daemon(bus, &output);
     }
+    if (r >= 0 && o->list_boots)
+        return list_boots(bus, o);
+    if (r >= 0 && o->has_boot)
+        r = find_boot(bus, o);
+    if (r >= 0)
+        r = o->file ? from_file(&output) : from_daemon(bus, &output);
     flush(&output);
     if (r >= 0 && o->show_cursor && output.cursor > 0)
         printf("-- cursor: %llu\n", (unsigned long long)output.cursor);
@@ -615,16 +481,16 @@ static int run(Options *o)
 
 int main(int argc, char *argv[])
 {
-    Options o = {.look = {.format = LOG_FORMAT_SHORT, .secrets = true}, .pager = true};
+    logread_options o = {.look = {.format = LOG_FORMAT_SHORT, .secrets = true}, .pager = true};
     pid_t pager = 0;
     int r;
 
     (void)signal(SIGPIPE, SIG_IGN); /* whoever reads us may stop at any time */
     o.look.colours = isatty(STDOUT_FILENO) && !getenv("NO_COLOR");
-    r = parse_arguments(&o, argc, argv);
+    r = logread_arguments(&o, argc, argv);
     if (r > 0) {
         if (o.pager && !o.follow && !o.statistics && isatty(STDOUT_FILENO))
-            pager = start_pager();
+            pager = start_pager(o.pager_end);
         r = run(&o);
     }
     if (pager > 0) {
@@ -632,8 +498,6 @@ int main(int argc, char *argv[])
         while (waitpid(pager, NULL, 0) < 0 && errno == EINTR)
             ;
     }
-    log_filter_done(&o.filter);
-    for (size_t i = 1; i < o.n_given; i += 2)
-        free(o.given[i]);
+    logread_options_done(&o);
     return r < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
 }

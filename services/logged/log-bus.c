@@ -440,10 +440,12 @@ static int method_get_statistics(sd_bus_message *m, void *userdata, sd_bus_error
 {
     _cleanup_(sd_bus_message_unrefp) sd_bus_message *reply = NULL;
     log_bus *b = userdata;
+    log_counters counters = {};
     log_book_statistics st;
     int e;
 
     log_book_statistics_get(b->o.book, &st);
+    b->o.counters(&counters, b->o.userdata);
     const struct {
         const char *name;
         uint64_t value;
@@ -451,12 +453,25 @@ static int method_get_statistics(sd_bus_message *m, void *userdata, sd_bus_error
                   {"rate-limited", st.rate_limited},
                   {"sender-dropped", st.sender_dropped},
                   {"too-large", st.too_large},
-                  {"malformed", b->o.malformed(b->o.userdata)},
+                  {"malformed", counters.malformed},
                   {"from-native", st.by_source[LOG_SOURCE_NATIVE]},
                   {"from-journal", st.by_source[LOG_SOURCE_JOURNAL]},
                   {"from-kernel", st.by_source[LOG_SOURCE_KERNEL]},
                   {"from-syslog", st.by_source[LOG_SOURCE_SYSLOG]},
                   {"from-self", st.by_source[LOG_SOURCE_SELF]},
+                  {"syslog-connections", counters.receive.connections},
+                  {"syslog-refused", counters.receive.refused},
+                  {"syslog-busy", counters.receive.busy},
+                  {"syslog-cut", counters.receive.cut},
+                  {"syslog-malformed", counters.receive.malformed},
+                  {"sink", counters.sink.on},
+                  {"sink-connected", counters.sink.connected},
+                  {"sink-sent", counters.sink.sent},
+                  {"sink-sent-again", counters.sink.again},
+                  {"sink-arrived", counters.sink.acknowledged},
+                  {"sink-missed", counters.sink.missed},
+                  {"sink-failures", counters.sink.failures},
+                  {"sink-cursor", counters.sink.cursor},
                   {"pipes", log_pipes_count(b->o.pipes)}};
     e = sd_bus_message_new_method_return(m, &reply);
     if (e >= 0)

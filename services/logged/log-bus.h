@@ -7,6 +7,8 @@
 #include <systemd/sd-bus.h>
 
 #include "log-pipe.h"
+#include "log-receive.h"
+#include "log-sink.h"
 #include "log-sync.h"
 
 #define LOG_BUS_NAME "org.hybridos.Log1"
@@ -19,14 +21,20 @@
 
 typedef struct log_bus log_bus;
 
+/* Of the intakes and of the sink, asked for when somebody wants them. */
+typedef struct log_counters {
+    uint64_t malformed;
+    log_receive_statistics receive;
+    log_sink_statistics sink;
+} log_counters;
+
 typedef struct log_bus_options {
     sd_bus *bus;
     hybus_agent *agent;
     log_book *book;
     log_pipes *pipes;
     log_sync *sync;
-    /* Counters of the intakes, asked for when somebody wants them. */
-    uint64_t (*malformed)(void *userdata);
+    void (*counters)(log_counters *ret, void *userdata);
     void *userdata;
 } log_bus_options;
 

@@ -2,7 +2,7 @@
 #include "log-file.h"
 
 #include <fcntl.h>
-#include <sys/stat.h>
+#include <hybus/file.h>
 
 #define XXH_INLINE_ALL
 #include <xxhash.h>
@@ -228,28 +228,10 @@ void log_file_done(log_file *f)
 int log_file_read(const char *path, void **ret, uint64_t *ret_size)
 {
     _cleanup_(closep) int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
-    _cleanup_(freep) uint8_t *bytes = NULL;
-    uint64_t done = 0;
-    struct stat st;
+    size_t size;
+    int r = fd < 0 ? -errno : hybus_file_read(fd, LOG_FILE_SIZE_MAX, ret, &size);
 
-    if (fd < 0 || fstat(fd, &st) < 0)
-        return -errno;
-    if (!S_ISREG(st.st_mode) || st.st_size > (off_t)LOG_FILE_SIZE_MAX)
-        return -EBADMSG;
-    bytes = malloc((size_t)st.st_size + 8);
-    if (!bytes)
-        return -ENOMEM;
-    while (done < (uint64_t)st.st_size) {
-        ssize_t n = read(fd, bytes + done, (size_t)st.st_size - done);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
-            return -errno;
-        if (n == 0)
-            break;
-        done += (uint64_t)n;
-    }
-    *ret = TAKE_PTR(bytes);
-    *ret_size = done;
-    return 0;
+    if (r >= 0)
+        *ret_size = size;
+    return r == -EFBIG ? -EBADMSG : r;
 }

@@ -170,9 +170,6 @@ void log_text_escaped(log_text *t, const void *data, size_t size, log_escape how
 /* --- JSON
  * ----------------------------------------------------------------------------------------- */
 
-static const char *const sources[LOG_SOURCE_END] = {"",       "native", "journal",
-                                                    "kernel", "syslog", "self"};
-
 static void put_hex(log_text *t, const uint8_t *id)
 {
     for (unsigned i = 0; i < 16; i++)
@@ -227,7 +224,7 @@ static void json(log_text *t, const log_found *f, const log_look *look)
     } else
         log_text_string(t, "null");
     log_text_printf(t, ",\"priority\":%u,\"facility\":%u,\"source\":\"%s\"", r->priority & 7u,
-                    r->priority >> 3, r->source < LOG_SOURCE_END ? sources[r->source] : "");
+                    r->priority >> 3, log_source_name(r->source));
     if (f->stream == LOG_STREAM_AUDIT)
         log_text_string(t, ",\"audit\":true");
     if (r->uid != LOG_NOBODY)
@@ -248,6 +245,13 @@ static void json(log_text *t, const log_found *f, const log_look *look)
  * ------------------------------------------------------------------------------------------ */
 
 typedef enum date { DATE_SHORT, DATE_ISO, DATE_LONG } date;
+
+/* Since the boot, as the kernel's own messages have it. */
+static void put_uptime(log_text *t, uint64_t usec)
+{
+    log_text_printf(t, "[%5llu.%06u]", (unsigned long long)(usec / 1000000u),
+                    (unsigned)(usec % 1000000u));
+}
 
 static void put_time(log_text *t, uint64_t usec, date how, const log_look *look)
 {
@@ -322,7 +326,10 @@ static void short_line(log_text *t, const log_found *f, const log_look *look)
     const log_record *r = f->record;
     const char *colour = colour_of(r, look);
 
-    put_time(t, r->realtime, look->utc ? DATE_ISO : DATE_SHORT, look);
+    if (look->uptime)
+        put_uptime(t, r->monotonic);
+    else
+        put_time(t, r->realtime, look->utc || look->iso ? DATE_ISO : DATE_SHORT, look);
     log_text_string(t, " ");
     put_speaker(t, r, look, LOG_ESCAPE_LINE);
     log_text_string(t, ": ");
@@ -342,7 +349,7 @@ static void verbose(log_text *t, const log_found *f, const log_look *look)
     put_time(t, r->realtime, DATE_LONG, &precise);
     log_text_printf(t, " [cursor %llu, %s]\n    PRIORITY=%u\n    FACILITY=%u\n    SOURCE=%s\n",
                     (unsigned long long)r->seq, log_stream_name(f->stream), r->priority & 7u,
-                    r->priority >> 3, r->source < LOG_SOURCE_END ? sources[r->source] : "?");
+                    r->priority >> 3, log_source_name(r->source));
     log_text_printf(t, "    MONOTONIC=%llu\n    BOOT=", (unsigned long long)r->monotonic);
     if (f->boot)
         put_hex(t, f->boot);

@@ -41,6 +41,7 @@ typedef struct log_look {
     log_format format;
     bool secrets; /* show them; else their length */
     bool colours, utc, precise;
+    bool iso, uptime; /* short: the date as ISO 8601 has it; the time since boot instead */
 } log_look;
 
 /* A record on its way to h-logread, before the record itself (with its size in it). */

@@ -113,9 +113,10 @@ static void take_one(log_native *n, unsigned i, log_clock now)
         n->malformed++;
 }
 
-static void prepare(log_native *n)
+/* What a datagram has changed in its slot. */
+static void prepare(log_native *n, unsigned count)
 {
-    for (unsigned i = 0; i < LOG_NATIVE_BATCH; i++) {
+    for (unsigned i = 0; i < count; i++) {
         n->slots[i].data = (struct iovec){.iov_base = n->buffers[i], .iov_len = DATAGRAM_MAX + 1};
         n->messages[i].msg_hdr = (struct msghdr){.msg_iov = &n->slots[i].data,
                                                  .msg_iovlen = 1,
@@ -132,7 +133,6 @@ static int on_readable(sd_event_source *s, int fd, uint32_t events, void *userda
         log_clock now;
         int got;
 
-        prepare(n);
         got = recvmmsg(n->fd, n->messages, LOG_NATIVE_BATCH, MSG_DONTWAIT | MSG_CMSG_CLOEXEC, NULL);
         if (got < 0)
             return errno == EAGAIN || errno == EINTR
@@ -141,6 +141,7 @@ static int on_readable(sd_event_source *s, int fd, uint32_t events, void *userda
         now = log_clock_now();
         for (int i = 0; i < got; i++)
             take_one(n, (unsigned)i, now);
+        prepare(n, (unsigned)got);
         if ((unsigned)got < LOG_NATIVE_BATCH)
             break;
     }
@@ -161,6 +162,7 @@ int log_native_new(sd_event *event, int fd, log_book *b, uint32_t audit_uid, log
     n->fd = fd;
     n->book = b;
     n->audit_uid = audit_uid;
+    prepare(n, LOG_NATIVE_BATCH);
     if (setsockopt(fd, SOL_SOCKET, SO_PASSCRED, &on, sizeof(on)) < 0)
         return -errno;
     r = sd_event_add_io(event, &n->source, fd, EPOLLIN, on_readable, n);

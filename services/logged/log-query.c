@@ -41,8 +41,11 @@ static int parse_span(const char *s, uint64_t *ret)
     } units[] = {
         {"us", 1},          {"ms", 1000},         {"s", SECOND},         {"min", 60 * SECOND},
         {"m", 60 * SECOND}, {"h", 3600 * SECOND}, {"d", 86400 * SECOND}, {"w", 604800 * SECOND},
-        {"", SECOND}};
-    char *end;
+        {"", SECOND},       {"sec", SECOND},      {"second", SECOND},    {"minute", 60 * SECOND},
+        {"hour", 3600 * SECOND},                  {"day", 86400 * SECOND},
+        {"week", 604800 * SECOND}};
+    char *end, name[16];
+    size_t size;
     double n;
 
     if (s[0] < '0' || s[0] > '9')
@@ -50,8 +53,14 @@ static int parse_span(const char *s, uint64_t *ret)
     n = strtod(s, &end);
     while (*end == ' ')
         end++;
+    size = strlen(end);
+    if (size >= sizeof(name))
+        return -EINVAL;
+    strcpy(name, end);
+    if (size > 3 && name[size - 1] == 's') /* "2 hours" */
+        name[size - 1] = '\0';
     for (size_t i = 0; i < ELEMENTS(units); i++)
-        if (streq(end, units[i].name) && n * (double)units[i].usec < 4e18) {
+        if (streq(name, units[i].name) && n * (double)units[i].usec < 4e18) {
             *ret = (uint64_t)(n * (double)units[i].usec);
             return 0;
         }
@@ -87,6 +96,38 @@ static int parse_date(const char *s, uint64_t *ret)
     return -EINVAL;
 }
 
+/* "15:31" and "15:31:16", today; -EINVAL. */
+static int parse_clock(const char *s, uint64_t now, uint64_t *ret)
+{
+    time_t t = (time_t)(now / SECOND);
+    struct tm tm, clock = {};
+    const char *rest = strptime(s, "%H:%M:%S", &clock) ?: strptime(s, "%H:%M", &clock);
+
+    if (!rest || *rest)
+        return -EINVAL;
+    localtime_r(&t, &tm);
+    tm.tm_hour = clock.tm_hour;
+    tm.tm_min = clock.tm_min;
+    tm.tm_sec = clock.tm_sec;
+    tm.tm_isdst = -1;
+    t = mktime(&tm);
+    *ret = t > 0 ? (uint64_t)t * SECOND : 0;
+    return 0;
+}
+
+/* "2 hours ago"; -EINVAL. */
+static int parse_ago(const char *s, uint64_t *ret)
+{
+    static const char ago[] = " ago";
+    size_t size = strlen(s), tail = sizeof(ago) - 1;
+    char span[32];
+
+    if (size <= tail || size - tail >= sizeof(span) || !streq(s + size - tail, ago))
+        return -EINVAL;
+    snprintf(span, sizeof(span), "%.*s", (int)(size - tail), s);
+    return parse_span(span, ret);
+}
+
 int log_time_parse(const char *s, uint64_t now, uint64_t *ret)
 {
     uint64_t span;
@@ -107,7 +148,9 @@ int log_time_parse(const char *s, uint64_t now, uint64_t *ret)
     } else if (s[0] == '-') {
         if (parse_span(s + 1, &span) < 0)
             return -EINVAL;
-    } else if (parse_date(s, ret) == 0)
+    } else if (parse_ago(s, &span) == 0)
+        ;
+    else if (parse_date(s, ret) == 0 || parse_clock(s, now, ret) == 0)
         return 0;
     else
         return parse_span(s[0] == '@' ? s + 1 : s, ret);
@@ -199,8 +242,12 @@ int log_filter_set(log_filter *f, const char *name, const char *value, uint64_t 
     uint64_t n;
     int r;
 
-    if (streq(name, "unit"))
+    if (streq(name, "unit")) {
+        f->unit_is_pattern = strpbrk(value, "*?[\\ ") != NULL;
+        f->unit_is_whole = strchr(value, '.') != NULL;
+        f->unit_size = strlen(value);
         return set_text(&f->unit, value);
+    }
     if (streq(name, "identifier"))
         return set_text(&f->identifier, value);
     if (streq(name, "text"))
@@ -223,6 +270,11 @@ int log_filter_set(log_filter *f, const char *name, const char *value, uint64_t 
         return parse_flag(value, &f->backwards);
     if (streq(name, "audit"))
         return parse_flag(value, &f->audit);
+    if (streq(name, "source")) {
+        log_source source = log_source_of(value);
+        f->source = source < LOG_SOURCE_END ? (uint8_t)source : f->source;
+        return source < LOG_SOURCE_END ? 0 : -EINVAL;
+    }
     if (streq(name, "priority")) {
         r = parse_severity(value, &f->severity);
         f->has_severity = f->has_severity || r >= 0;
@@ -242,14 +294,23 @@ int log_filter_set(log_filter *f, const char *name, const char *value, uint64_t 
 /* --- matching ------------------------------------------------------------------------------------
  */
 
-static bool unit_matches(const char *wanted, const log_field *field)
+/* "httpd" is httpd.service and h-httpd.service, too. */
+static bool unit_is(const log_filter *f, const log_field *field)
 {
-    char unit[256], full[LOG_FILTER_TEXT_MAX + 16];
+    static const char suffix[] = ".service";
+    size_t after = f->unit_is_whole || field->size == f->unit_size ? 0 : sizeof(suffix) - 1;
+    size_t before = after > 0 && field->size == f->unit_size + after + 2 ? 2 : 0;
 
-    if (field->size >= sizeof(unit))
-        return false;
-    memcpy(unit, field->value, field->size);
-    unit[field->size] = '\0';
+    return field->size == before + f->unit_size + after &&
+           memcmp(field->value + before, f->unit, f->unit_size) == 0 &&
+           memcmp(field->value, "h-", before) == 0 &&
+           memcmp(field->value + before + f->unit_size, suffix, after) == 0;
+}
+
+static bool one_unit_matches(const char *wanted, const char *unit)
+{
+    char full[LOG_FILTER_TEXT_MAX + 16];
+
     if (fnmatch(wanted, unit, 0) == 0)
         return true;
     if (strchr(wanted, '.'))
@@ -259,6 +320,23 @@ static bool unit_matches(const char *wanted, const log_field *field)
         return true;
     snprintf(full, sizeof(full), "h-%s.service", wanted);
     return fnmatch(full, unit, 0) == 0;
+}
+
+static bool unit_matches(const log_filter *f, const log_field *field)
+{
+    char unit[256], list[LOG_FILTER_TEXT_MAX + 1], *rest = list, *one;
+
+    if (!f->unit_is_pattern)
+        return unit_is(f, field);
+    if (field->size >= sizeof(unit))
+        return false;
+    memcpy(unit, field->value, field->size);
+    unit[field->size] = '\0';
+    snprintf(list, sizeof(list), "%s", f->unit);
+    while ((one = strsep(&rest, " ")))
+        if (*one && one_unit_matches(one, unit))
+            return true;
+    return false;
 }
 
 static bool value_is(const log_field *field, const char *value)
@@ -299,9 +377,11 @@ static bool fields_match(const log_filter *f, const log_record *r)
     while (log_fields_next(&fields, &field) > 0) {
         if (field.secret)
             continue;
-        if (!unit && field.code == HLOG_UNIT)
-            unit = unit_matches(f->unit, &field);
-        else if (!identifier && field.code == HLOG_IDENTIFIER)
+        if (!unit && field.code == HLOG_UNIT) {
+            unit = unit_matches(f, &field);
+            if (!unit) /* it has one, and it stands before the others */
+                return false;
+        } else if (!identifier && field.code == HLOG_IDENTIFIER)
             identifier = value_is(&field, f->identifier);
         else if (!text && field.code == HLOG_MESSAGE)
             text = contains(&field, f->text);
@@ -322,7 +402,7 @@ bool log_filter_matches(const log_filter *f, const log_record *r, const log_file
         return false;
     if (f->has_severity && log_record_severity(r) > f->severity)
         return false;
-    if (f->has_uid && r->uid != f->uid)
+    if ((f->has_uid && r->uid != f->uid) || (f->source && r->source != f->source))
         return false;
     if (memcmp(f->boot, any, sizeof(any)) != 0) {
         const uint8_t *boot = log_file_boot_id(head, r->boot);
@@ -337,7 +417,8 @@ bool log_filter_matches(const log_filter *f, const log_record *r, const log_file
 
 static bool wanted_stream(const log_walk *w, log_stream s)
 {
-    return (s == LOG_STREAM_AUDIT) == w->filter->audit && log_book_store(w->book, s);
+    return (w->filter->both || (s == LOG_STREAM_AUDIT) == w->filter->audit) &&
+           log_book_store(w->book, s);
 }
 
 void log_walk_start(log_walk *w, log_book *b, const log_filter *f)
@@ -354,26 +435,19 @@ void log_walk_to_end(log_walk *w)
         w->streams[s].seq = newest ? newest->seq : log_book_newest(w->book);
         w->streams[s].ordinal = newest ? newest->ordinal : 0;
     }
+    w->looked_up = false;
 }
 
 /* The record after the place of the walk in one stream. */
 static const log_record *forward(log_walk *w, log_stream s)
 {
     log_store *store = log_book_store(w->book, s);
-    const log_record *last = log_store_at(store, w->streams[s].place), *next;
+    const log_record *last = log_store_at(store, w->streams[s].place);
 
-    if (last) {
-        next = log_store_next(store, last);
-        if (next)
-            w->missed += next->ordinal - last->ordinal - 1;
-        return next;
-    }
-    if (w->streams[s].seq > 0) { /* overwritten meanwhile, or nothing was there */
-        next = log_store_after(store, w->streams[s].seq);
-        if (next && w->streams[s].place.seq > 0)
-            w->missed += next->ordinal - w->streams[s].ordinal - 1;
-        return next;
-    }
+    if (last)
+        return log_store_next(store, last);
+    if (w->streams[s].seq > 0) /* overwritten meanwhile, or nothing was there */
+        return log_store_after(store, w->streams[s].seq);
     return w->filter->after ? log_store_after(store, w->filter->after) : log_store_oldest(store);
 }
 
@@ -397,28 +471,61 @@ bool log_walk_complete(const log_walk *w)
     return w->filter->limit > 0 && w->given >= w->filter->limit;
 }
 
+static void look_up(log_walk *w, log_stream s)
+{
+    w->streams[s].next = NULL;
+    if (wanted_stream(w, s))
+        w->streams[s].next = w->filter->backwards ? backward(w, s) : forward(w, s);
+}
+
+/* After the record that was given last, which is still there. */
+static void look_on(log_walk *w, log_stream s, const log_record *last)
+{
+    log_store *store = log_book_store(w->book, s);
+
+    w->streams[s].next = w->filter->backwards ? log_store_previous(store, last)
+                                              : log_store_next_of_intact(store, last);
+}
+
 /* The next record of all streams, whatever it says. */
 static const log_record *step(log_walk *w, log_stream *ret)
 {
     bool backwards = w->filter->backwards;
     const log_record *best = NULL;
 
+    if (!w->looked_up || w->as_of != log_book_newest(w->book))
+        for (log_stream s = 0; s < LOG_STREAMS; s++)
+            look_up(w, s);
+    w->looked_up = true;
+    w->as_of = log_book_newest(w->book);
     for (log_stream s = 0; s < LOG_STREAMS; s++) {
-        const log_record *r;
-        if (!wanted_stream(w, s))
-            continue;
-        r = backwards ? backward(w, s) : forward(w, s);
+        const log_record *r = w->streams[s].next;
         if (r && (!best || (backwards ? r->seq > best->seq : r->seq < best->seq))) {
             best = r;
             *ret = s;
         }
     }
     if (best) {
+        if (!backwards && w->streams[*ret].place.seq > 0)
+            w->missed += best->ordinal - w->streams[*ret].ordinal - 1;
         w->streams[*ret].place = log_store_place(log_book_store(w->book, *ret), best);
         w->streams[*ret].seq = best->seq;
         w->streams[*ret].ordinal = best->ordinal;
+        look_on(w, *ret, best);
     }
     return best;
+}
+
+/* Others have run since: the disk may have failed under what was found then. */
+static void check_again(log_walk *w)
+{
+    for (log_stream s = 0; w->looked_up && s < LOG_STREAMS; s++) {
+        log_store *store = log_book_store(w->book, s);
+        const log_record *r = w->streams[s].next;
+
+        if (r && log_store_at(store, log_store_place(store, r)) != r)
+            w->looked_up = false;
+    }
 }
 
 int log_walk_next(log_walk *w, uint64_t *budget, log_found *ret)
@@ -430,6 +537,7 @@ int log_walk_next(log_walk *w, uint64_t *budget, log_found *ret)
 
     if (log_walk_complete(w))
         return 0;
+    check_again(w);
     while ((r = step(w, &s))) {
         head = log_store_head(log_book_store(w->book, s));
         if (f->backwards ? (f->after && r->seq <= f->after) : (f->before && r->seq >= f->before))

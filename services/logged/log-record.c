@@ -25,6 +25,25 @@ static const struct {
 #undef CODE
 };
 
+static const char *const sources[LOG_SOURCE_END] = {
+    [LOG_SOURCE_NATIVE] = "native", [LOG_SOURCE_JOURNAL] = "journal",
+    [LOG_SOURCE_KERNEL] = "kernel", [LOG_SOURCE_SYSLOG] = "syslog",
+    [LOG_SOURCE_SELF] = "self"};
+
+const char *log_source_name(uint8_t source)
+{
+    return source < LOG_SOURCE_END && sources[source] ? sources[source] : "?";
+}
+
+log_source log_source_of(const char *name)
+{
+    log_source s = LOG_SOURCE_NATIVE;
+
+    while (s < LOG_SOURCE_END && !streq(name, sources[s]))
+        s++;
+    return s;
+}
+
 uint64_t log_record_checksum(const log_record *r)
 {
     return XXH3_64bits_withSeed((const uint8_t *)r + sizeof(r->checksum),

@@ -18,6 +18,11 @@ typedef enum log_source {
     LOG_SOURCE_END
 } log_source;
 
+/* "native", "journal", …; "?" for what is none. */
+const char *log_source_name(uint8_t source);
+/* LOG_SOURCE_END: there is no such. */
+log_source log_source_of(const char *name);
+
 #define LOG_NOBODY UINT32_MAX /* uid when there is none */
 
 /* 64 bytes, little endian, at a multiple of 8; fields follow. `checksum` is XXH3 (64 bits, seed

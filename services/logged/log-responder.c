@@ -361,19 +361,18 @@ static void topic_free(log_responder *l, topic *t)
     free(t);
 }
 
-/* The records since the last value, as many as go into one; its id is the cursor of the last. True:
- * there are more. */
-static bool push(log_responder *l, topic *t)
+/* The next records of the walk, as many as go into one value, whose id is the cursor of the last; 0: none.
+ * `ret_more`: there may be others. */
+static uint64_t collect(log_responder *l, log_walk *walk, bool *ret_more)
 {
     const log_look look = {.format = LOG_FORMAT_JSON};
     uint64_t budget = BUDGET, cursor = 0;
-    char id[24];
     log_found found;
     int r = 1;
 
     l->value.size = 0;
     while (l->value.size < LOG_RESPONDER_VALUE_MAX / 2 &&
-           (r = log_walk_next(&t->walk, &budget, &found)) > 0) {
+           (r = log_walk_next(walk, &budget, &found)) > 0) {
         size_t before = l->value.size;
         log_format_record(&l->value, &found, &look);
         cursor = found.record->seq;
@@ -383,17 +382,28 @@ static bool push(log_responder *l, topic *t)
                             (unsigned long long)cursor);
         }
     }
-    if (t->walk.missed > 0)
-        log_format_gap(&l->value, t->walk.missed, &look);
-    t->walk.missed = 0;
-    if (cursor > 0 && !l->value.failed) {
+    if (walk->missed > 0)
+        log_format_gap(&l->value, walk->missed, &look);
+    walk->missed = 0;
+    *ret_more = r != 0;
+    return l->value.failed ? 0 : cursor;
+}
+
+/* The records since the last value. True: there are more. */
+static bool push(log_responder *l, topic *t)
+{
+    char id[24];
+    bool more;
+    uint64_t cursor = collect(l, &t->walk, &more);
+
+    if (cursor > 0) {
         snprintf(id, sizeof(id), "%llu", (unsigned long long)cursor);
         /* A server that does not keep up misses this one; whoever watches sees that by the cursors.
          */
         (void)hybridos_notify(l->endpoint, t->path, "application/x-ndjson", id, 0, l->value.data,
                               l->value.size);
     }
-    return r != 0;
+    return more;
 }
 
 static int on_push(sd_event_source *s, uint64_t usec, void *userdata)
@@ -456,6 +466,56 @@ static void on_watch(hybridos_endpoint *e, const char *path, unsigned watchers, 
     }
     start_recent(l, t);
     (void)push(l, t);
+}
+
+/* Could records after that one have been overwritten? What a ring has lost ended before its oldest one. */
+static bool maybe_lost(const log_responder *l, const log_filter *f, uint64_t after)
+{
+    for (log_stream s = 0; s < LOG_STREAMS; s++) {
+        log_store *store = log_book_store(l->book, s);
+        const log_record *oldest = store ? log_store_oldest(store) : NULL;
+
+        if (oldest && (s == LOG_STREAM_AUDIT) == f->audit && oldest->ordinal > 0 &&
+            oldest->seq > after + 1)
+            return true;
+    }
+    return false;
+}
+
+/* A watcher comes back. What is live has to be told before "nothing is next" is said, or it would come once more
+ * with the next push. */
+static void on_resume(hybridos_endpoint *e, const char *path, const char *id, void *userdata)
+{
+    log_responder *l = userdata;
+    _cleanup_(log_filter_done) log_filter filter = {};
+    bool follow, lost, more;
+    char next[24];
+    uint64_t cursor = 0;
+    log_walk walk;
+    topic *t;
+
+    if (log_responder_parse(path, "", 0, &filter, &follow) < 0)
+        return;
+    LIST_FOREACH(t, &l->topics, list)
+    if (streq(t->path, path))
+        for (unsigned i = 0; i < LOG_RESPONDER_CATCH_UP && push(l, t); i++)
+            ;
+    lost = log_filter_set(&filter, "cursor", id, 0) < 0 || filter.after > log_book_newest(l->book);
+    if (lost) /* not one of ours, or of another life */
+        filter.after = 0;
+    lost |= maybe_lost(l, &filter, filter.after);
+    log_walk_start(&walk, l->book, &filter);
+    for (unsigned i = 0; i < LOG_RESPONDER_CATCH_UP; i++)
+        if ((cursor = collect(l, &walk, &more)) > 0 || !more)
+            break;
+    if (cursor == 0 && !more)
+        return;
+    if (cursor == 0) { /* a large ring with next to nothing for this path: others have waited enough */
+        cursor = log_book_newest(l->book);
+        lost = true;
+    }
+    snprintf(next, sizeof(next), "%llu", (unsigned long long)cursor);
+    (void)hybridos_resume(e, "application/x-ndjson", next, lost, l->value.data, l->value.size);
 }
 
 /* --- the loop
@@ -522,6 +582,7 @@ static int set_up_endpoint(log_responder *l)
     hybridos_on_cancel(l->endpoint, on_cancel);
     hybridos_on_writable(l->endpoint, on_writable);
     hybridos_on_watch(l->endpoint, on_watch);
+    hybridos_on_resume(l->endpoint, on_resume);
     return 0;
 }
 

@@ -10,6 +10,7 @@
 #include "log-format.h"
 
 #define LOG_RESPONDER_STREAMS_MAX 64u
+#define LOG_RESPONDER_CATCH_UP 64u             /* values pushed at once before somebody is live */
 #define LOG_RESPONDER_TOPICS_MAX 64u           /* paths that are watched */
 #define LOG_RESPONDER_TEXT (64u * 1024u)       /* bytes made before they are taken */
 #define LOG_RESPONDER_VALUE_MAX (56u * 1024u)  /* bytes of one value that is pushed */

@@ -171,6 +171,17 @@ const log_record *log_store_next(log_store *s, const log_record *r)
     return at == s->write ? NULL : record_at(s, at);
 }
 
+const log_record *log_store_next_of_intact(log_store *s, const log_record *r)
+{
+    uint64_t at = offset_of(s, r) + log_record_padded(r->size);
+
+    /* The usual case: it stands right behind, in the same part of the lap. */
+    if (offset_of(s, r) != s->newest && at != s->write &&
+        at < (offset_of(s, r) >= s->write ? s->lap_end : s->write) && intact_at(s, at))
+        return record_at(s, at);
+    return log_store_next(s, r);
+}
+
 const log_record *log_store_newest(log_store *s)
 {
     const log_record *r, *last = NULL;

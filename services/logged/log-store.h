@@ -48,6 +48,8 @@ void log_store_commit(log_store *s, log_record *r, uint32_t fields_size);
 const log_record *log_store_oldest(log_store *s);
 const log_record *log_store_newest(log_store *s);
 const log_record *log_store_next(log_store *s, const log_record *r);
+/* The same when `r` was found intact and nothing was appended since: half the work. */
+const log_record *log_store_next_of_intact(log_store *s, const log_record *r);
 const log_record *log_store_previous(log_store *s, const log_record *r);
 
 /* A place that stays good across appends: the record may have been overwritten by then. */

@@ -16,6 +16,7 @@ struct log_book {
     log_store *stores[LOG_STREAMS];
     uint64_t next_seq;
     log_rate rate;
+    log_rate nodes; /* apart: nodes of the network must not take the places of what runs here */
     log_book_statistics statistics;
     log_book_stored stored;
     void *userdata;
@@ -66,11 +67,19 @@ static int open_store(log_book *b, const log_book_options *o, log_stream stream)
     return log_store_open(&options, &b->stores[stream]);
 }
 
-static void find_sequence(log_book *b, log_clock now)
+static void set_rates(log_book *b, const log_settings *s)
+{
+    b->rate.interval = b->nodes.interval = s->rate_interval;
+    b->rate.burst = s->rate_burst;
+    b->nodes.burst = s->node_burst;
+}
+
+static void find_sequence(log_book *b, const log_book_options *o)
 {
     const log_record *newest;
     bool anew = false;
 
+    b->next_seq = o->seq_floor + 1;
     for (unsigned i = 0; i < LOG_STREAMS; i++) {
         newest = b->stores[i] ? log_store_newest(b->stores[i]) : NULL;
         if (newest)
@@ -79,8 +88,7 @@ static void find_sequence(log_book *b, log_clock now)
             anew = true;
     }
     if (anew)
-        b->next_seq = MAX_OF(b->next_seq, (now.realtime / 1000000u) << SEQ_PER_SECOND);
-    b->next_seq = MAX_OF(b->next_seq, 1u);
+        b->next_seq = MAX_OF(b->next_seq, (o->now.realtime / 1000000u) << SEQ_PER_SECOND);
 }
 
 int log_book_open(const log_book_options *o, log_book **ret)
@@ -92,14 +100,13 @@ int log_book_open(const log_book_options *o, log_book **ret)
         return -ENOMEM;
     b->settings = *o->settings;
     b->settings.storage_name = NULL;
-    b->rate.interval = o->settings->rate_interval;
-    b->rate.burst = o->settings->rate_burst;
+    set_rates(b, o->settings);
     for (log_stream s = 0; s < LOG_STREAMS; s++) {
         r = open_store(b, o, s);
         if (r < 0)
             return r;
     }
-    find_sequence(b, o->now);
+    find_sequence(b, o);
     *ret = TAKE_PTR(b);
     return 0;
 }
@@ -191,7 +198,8 @@ int log_book_append(log_book *b, const log_entry *e, log_clock now, uint64_t *re
     }
     /* The audit has a ring of its own, and its only sender bounds itself by subject. */
     if (e->stream != LOG_STREAM_AUDIT &&
-        !log_rate_admits(&b->rate, now.monotonic, e->uid, speaker)) {
+        !log_rate_admits(e->source == LOG_SOURCE_SYSLOG ? &b->nodes : &b->rate, now.monotonic,
+                         e->uid, speaker)) {
         b->statistics.rate_limited++;
         return 0;
     }
@@ -235,6 +243,11 @@ void log_book_tick(log_book *b, log_clock now)
     const log_rate_sender *s;
     uint64_t dropped;
 
+    while ((s = log_rate_ended(&b->nodes, now.monotonic, &dropped)))
+        log_book_note(b, now, LOG_WARNING, s->unit, dropped,
+                      "%llu records of %s were dropped: more than %llu in %llu s",
+                      (unsigned long long)dropped, s->unit, (unsigned long long)b->nodes.burst,
+                      (unsigned long long)(b->nodes.interval / 1000000u));
     while ((s = log_rate_ended(&b->rate, now.monotonic, &dropped)))
         log_book_note(b, now, LOG_WARNING, s->unit, dropped,
                       "%llu records of %s (uid %u) were dropped: more than %llu in %llu s",
@@ -245,7 +258,7 @@ void log_book_tick(log_book *b, log_clock now)
 
 uint64_t log_book_due(const log_book *b)
 {
-    return log_rate_due(&b->rate);
+    return MIN_OF(log_rate_due(&b->rate), log_rate_due(&b->nodes));
 }
 
 /* --- around it ----------------------------------------------------------------------------------
@@ -278,8 +291,10 @@ int log_book_set_settings(log_book *b, const log_settings *s)
                  s->important_size != b->settings.important_size ||
                  s->audit_size != b->settings.audit_size;
 
-    b->settings.rate_interval = b->rate.interval = s->rate_interval;
-    b->settings.rate_burst = b->rate.burst = s->rate_burst;
+    b->settings.rate_interval = s->rate_interval;
+    b->settings.rate_burst = s->rate_burst;
+    b->settings.node_burst = s->node_burst;
+    set_rates(b, s);
     b->settings.sync_interval = s->sync_interval;
     return other;
 }

@@ -28,6 +28,7 @@ typedef struct log_settings {
     log_storage storage;                       /* of storage_name */
     uint64_t size, important_size, audit_size; /* bytes of each file */
     uint64_t rate_interval, rate_burst;        /* of one sender; a burst of 0: no limit */
+    uint64_t node_burst;                       /* of one node that sends syslog; likewise */
     uint64_t sync_interval;                    /* microseconds; 0: only when asked */
 } log_settings;
 
@@ -42,6 +43,7 @@ typedef struct log_book_options {
     const char *runtime_directory; /* in memory */
     uint8_t boot_id[16];
     log_clock now;
+    uint64_t seq_floor; /* somebody outside knows records up to this one */
 } log_book_options;
 
 int log_book_open(const log_book_options *o, log_book **ret);

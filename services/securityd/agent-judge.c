@@ -19,20 +19,20 @@ static int send_pass(Peer *p, const json_t *q, const Subject *subject)
 {
     hybus_page_writer *page = p->security->page;
     uint32_t slot = security_slot(subject);
-    json_t *answer = ops_answer_to(q);
+    json_t *answer = answer_to(q);
 
     p->holds = true;
     json_object_set_new(answer, "allowed", json_true());
     json_object_set_new(answer, "once", json_true());
-    json_object_set_new(answer, "epoch", ops_decimal(hybus_page_writer_epoch(page)));
+    json_object_set_new(answer, "epoch", decimal(hybus_page_writer_epoch(page)));
     json_object_set_new(answer, "slot", json_integer(slot));
-    json_object_set_new(answer, "stamp", ops_decimal(hybus_page_writer_slot(page, slot)));
+    json_object_set_new(answer, "stamp", decimal(hybus_page_writer_slot(page, slot)));
     return peer_send(p, answer, -1);
 }
 
 static int want_arguments(Peer *p, const json_t *q, const Member *m)
 {
-    json_t *answer = ops_answer_to(q), *hidden = json_array();
+    json_t *answer = answer_to(q), *hidden = json_array();
 
     for (unsigned i = 0; m && i < CATALOGUE_ARGUMENTS_MAX; i++)
         if (m->secret >> i & 1)
@@ -45,7 +45,7 @@ static int want_arguments(Peer *p, const json_t *q, const Member *m)
 
 static int send_verdict(Peer *p, const json_t *q, const Verdict *v, const AuditRecord *record)
 {
-    json_t *answer = ops_answer_to(q);
+    json_t *answer = answer_to(q);
 
     json_object_set_new(answer, "allowed", json_boolean(v->allowed));
     if (!v->allowed) {
@@ -71,25 +71,25 @@ static int answered(int r)
 /* Positive: answered already. */
 static int read_judgement(Peer *p, const json_t *q, Judgement *ret)
 {
-    const char *kind = strempty(ops_string(q, "kind"));
+    const char *kind = strempty(string(q, "kind"));
     int r;
 
     ret->question = (Question){
-        .permission = ops_string(q, "permission"),
-        .interface = strempty(ops_string(q, "interface")),
-        .member = strempty(ops_string(q, "member")),
-        .path = strempty(ops_string(q, "path")),
+        .permission = string(q, "permission"),
+        .interface = strempty(string(q, "interface")),
+        .member = strempty(string(q, "member")),
+        .path = strempty(string(q, "path")),
         .service = p->service,
         .kind = *kind ? *kind : 'm',
     };
     ret->single = (Single){0};
     if (!peer_may(p, "security.row"))
-        return answered(ops_refuse(p, q, -EACCES, "asking about others needs security.row"));
+        return answered(refuse(p, q, -EACCES, "asking about others needs security.row"));
     r = ops_read_subject(p, q, &ret->asked);
     if (r < 0)
-        return answered(ops_refuse(p, q, r, "not a subject"));
+        return answered(refuse(p, q, r, "not a subject"));
     if (strlen(kind) > 1 || (*kind && !strchr("mgse", *kind)))
-        return answered(ops_refuse(p, q, -EINVAL, "kind: one of m, g, s, e"));
+        return answered(refuse(p, q, -EINVAL, "kind: one of m, g, s, e"));
     return 0;
 }
 
@@ -208,7 +208,7 @@ static int wait_for_person(Peer *p, const json_t *q, const ConsentCall *call)
     w->question = json_incref((json_t *)q);
     TAILQ_INSERT_TAIL(&p->waiting, w, list);
     p->n_waiting++;
-    answer = ops_answer_to(q);
+    answer = answer_to(q);
     json_object_set_new(answer, "wait", json_integer(CONSENT_WAIT_USEC));
     r = peer_send(p, answer, -1);
     return r < 0 ? r : 1;

@@ -8,83 +8,14 @@
 #include <time.h>
 
 #include "agent-ops.h"
+#include "agent-login.h"
+#include "binding.h"
 
 #define PACKET_MAX HYBUS_AGENT_PACKET_MAX
 
 static void json_cleanup(json_t **j)
 {
     json_decref(*j);
-}
-
-/* --- answers --------------------------------------------------------------------------------- */
-
-json_t *ops_decimal(uint64_t n)
-{
-    char text[24];
-
-    snprintf(text, sizeof text, "%llu", (unsigned long long)n);
-    return json_string(text);
-}
-
-json_t *ops_answer_to(const json_t *question)
-{
-    json_t *answer = json_object();
-
-    json_object_set(answer, "id", json_object_get(question, "id"));
-    json_object_set_new(answer, "ok", json_true());
-    return answer;
-}
-
-static const char *error_name(int error)
-{
-    switch (error) {
-    case -EACCES:
-    case -EKEYREJECTED:
-    case -EINVAL:
-    case -ENOENT:
-    case -EEXIST:
-    case -ENOBUFS:
-        return startswith(hybus_error_name(error), HYBUS_ERROR_PREFIX);
-    case -EAGAIN:
-        return "Throttled";
-    default:
-        return "Internal";
-    }
-}
-
-static json_t *failure(const json_t *question, int error, const char *message)
-{
-    json_t *answer = json_object();
-
-    json_object_set(answer, "id", json_object_get(question, "id"));
-    json_object_set_new(answer, "error", json_string(error_name(error)));
-    json_object_set_new(answer, "message", json_string(message));
-    return answer;
-}
-
-int ops_refuse(Peer *p, const json_t *question, int error, const char *message)
-{
-    return peer_send(p, failure(question, error, message), -1);
-}
-
-static int throttled(Peer *p, const json_t *question, uint64_t wait)
-{
-    json_t *answer = failure(question, -EAGAIN, "too many wrong attempts");
-
-    json_object_set_new(answer, "retry_after",
-                        json_integer((json_int_t)((wait + 999999) / 1000000)));
-    return peer_send(p, answer, -1);
-}
-
-const char *ops_string(const json_t *j, const char *key)
-{
-    return json_string_value(json_object_get(j, key));
-}
-
-static bool is_missing_or(const json_t *j, const char *key, json_type type)
-{
-    const json_t *v = json_object_get(j, key);
-    return !v || json_typeof(v) == type;
 }
 
 /* --- hello ----------------------------------------------------------------------------------- */
@@ -123,38 +54,38 @@ static int add_members(const Peer *p, const char *interface, json_t *members, ch
 static int send_hello(Peer *p, const json_t *q, json_t *members)
 {
     hybus_page_writer *page = p->security->page;
-    json_t *answer = ops_answer_to(q), *list = json_array();
+    json_t *answer = answer_to(q), *list = json_array();
     int r;
 
     for (char **w = p->permissions; w && *w; w++)
         json_array_append_new(list, json_string(*w));
-    json_object_set_new(answer, "epoch", ops_decimal(hybus_page_writer_epoch(page)));
+    json_object_set_new(answer, "epoch", decimal(hybus_page_writer_epoch(page)));
     json_object_set_new(answer, "generation", json_integer((json_int_t)hybus_page_writer_generation(
                                                   page)));
     json_object_set_new(answer, "permissions", list);
     json_object_set_new(answer, "members", members);
     json_object_set_new(answer, "claimed", json_boolean(p->security->store->claimed));
     r = peer_send(p, answer, hybus_page_writer_fd(page));
-    return r == -EMSGSIZE ? ops_refuse(p, q, -ENOBUFS, "these interfaces do not fit into one answer") : r;
+    return r == -EMSGSIZE ? refuse(p, q, -ENOBUFS, "these interfaces do not fit into one answer") : r;
 }
 
 static int op_hello(Peer *p, const json_t *q)
 {
     const json_t *interfaces = json_object_get(q, "interfaces"), *one;
-    const char *service = strempty(ops_string(q, "service"));
+    const char *service = strempty(string(q, "service"));
     char **permissions = NULL;
     json_t *members;
     size_t i;
     int r = 0;
 
     if (json_integer_value(json_object_get(q, "version")) != 1)
-        return ops_refuse(p, q, -EINVAL, "only version 1 is spoken here");
+        return refuse(p, q, -EINVAL, "only version 1 is spoken here");
     if (!principal_name_is_valid(service))
-        return ops_refuse(p, q, -EINVAL, "service: a component name is needed");
+        return refuse(p, q, -EINVAL, "service: a component name is needed");
     if (interfaces && !json_is_array(interfaces))
-        return ops_refuse(p, q, -EINVAL, "interfaces: a list is needed");
+        return refuse(p, q, -EINVAL, "interfaces: a list is needed");
     if (json_array_size(interfaces) > AGENT_INTERFACES_MAX)
-        return ops_refuse(p, q, -ENOBUFS, "too many interfaces");
+        return refuse(p, q, -ENOBUFS, "too many interfaces");
     members = json_array();
     json_array_foreach (interfaces, i, one)
         if (r >= 0)
@@ -162,7 +93,7 @@ static int op_hello(Peer *p, const json_t *q)
     if (r < 0) {
         json_decref(members);
         words_free(permissions);
-        return r == -ENOBUFS ? ops_refuse(p, q, r, "these interfaces do not fit into one answer") : r;
+        return r == -ENOBUFS ? refuse(p, q, r, "these interfaces do not fit into one answer") : r;
     }
     words_free(p->permissions);
     p->permissions = permissions;
@@ -193,6 +124,8 @@ static int read_remote(const Peer *p, const json_t *handle, Asked *ret)
     principal = peer_principal(p, (uint64_t)json_integer_value(handle));
     if (!principal)
         return -ENOENT;
+    if (security_principal_refresh(p->security, principal) < 0)
+        return -ENOMEM;
     ret->subject = security_remote_subject(principal);
     ret->subject.ended = security_principal_is_void(p->security, principal);
     return 0;
@@ -201,7 +134,7 @@ static int read_remote(const Peer *p, const json_t *handle, Asked *ret)
 /* A caller on the bus whom the bus does not know, by its unique name. */
 static int read_unknown(const json_t *q, Asked *ret)
 {
-    const char *name = strempty(ops_string(q, "name"));
+    const char *name = strempty(string(q, "name"));
 
     if (*name != ':' || strlen(name) > 255)
         return -EINVAL;
@@ -231,6 +164,7 @@ int ops_read_subject(const Peer *p, const json_t *q, Asked *ret)
     ret->subject = (Subject){.uid = (uint32_t)json_integer_value(uid),
                              .gids = ret->gids,
                              .n_gids = json_array_size(gids)};
+    security_apply_binding(p->security, &ret->subject, string(q, "name"), &ret->behalf);
     return 0;
 }
 
@@ -270,12 +204,12 @@ static int op_row(Peer *p, const json_t *q)
     int r;
 
     if (!peer_may(p, "security.row"))
-        return ops_refuse(p, q, -EACCES, "asking about others needs security.row");
+        return refuse(p, q, -EACCES, "asking about others needs security.row");
     r = ops_read_subject(p, q, &asked);
     if (r >= 0)
         r = asked_permissions(p, q, &permissions, &n);
     if (r < 0)
-        return ops_refuse(p, q, r, "not a subject or not a list of permissions");
+        return refuse(p, q, r, "not a subject or not a list of permissions");
     slot = security_slot(&asked.subject);
     stamp = hybus_page_writer_slot(s->page, slot);
     bits = calloc(n / 64 + 1, sizeof *bits);
@@ -290,10 +224,10 @@ static int op_row(Peer *p, const json_t *q)
         return r;
     s->statistics.rows++;
     p->holds = true;
-    answer = ops_answer_to(q);
-    json_object_set_new(answer, "epoch", ops_decimal(hybus_page_writer_epoch(s->page)));
+    answer = answer_to(q);
+    json_object_set_new(answer, "epoch", decimal(hybus_page_writer_epoch(s->page)));
     json_object_set_new(answer, "slot", json_integer(slot));
-    json_object_set_new(answer, "stamp", ops_decimal(stamp));
+    json_object_set_new(answer, "stamp", decimal(stamp));
     json_object_set_new(answer, "count", json_integer((json_int_t)n));
     json_object_set_new(answer, "bits", json_string(text));
     return peer_send(p, answer, -1);
@@ -302,7 +236,7 @@ static int op_row(Peer *p, const json_t *q)
 static int op_used(Peer *p, const json_t *q)
 {
     json_int_t count = json_integer_value(json_object_get(q, "count"));
-    const char *permission = strempty(ops_string(q, "permission"));
+    const char *permission = strempty(string(q, "permission"));
     Asked asked;
 
     if (!peer_may(p, "security.row") || count <= 0 || !permission_is_valid(permission))
@@ -328,15 +262,16 @@ static const char *unjudged_reason(const char *word)
 static int op_unjudged(Peer *p, const json_t *q)
 {
     json_int_t count = json_integer_value(json_object_get(q, "count"));
-    const char *reason = unjudged_reason(strempty(ops_string(q, "reason")));
-    const Question question = {.interface = ops_string(q, "interface"),
-                               .member = ops_string(q, "member"),
+    const char *reason = unjudged_reason(strempty(string(q, "reason")));
+    const Question question = {.interface = string(q, "interface"),
+                               .member = string(q, "member"),
                                .service = p->service,
                                .kind = 'm'};
     Asked asked;
 
     if (peer_may(p, "security.row") && count > 0 && reason && ops_read_subject(p, q, &asked) >= 0)
-        security_turned_away(p->security, &asked.subject, &question, reason, (uint64_t)count);
+        security_turned_away(p->security, &asked.subject, &question, reason, string(q, "audit"),
+                             (uint64_t)count);
     return 0;
 }
 
@@ -351,31 +286,31 @@ static json_t *expires_json(Security *s, const Principal *principal)
     if (!principal || !principal->expires)
         return json_string("never");
     clock_gettime(CLOCK_BOOTTIME, &ts);
-    return ops_decimal((uint64_t)ts.tv_sec * 1000000u + (uint64_t)ts.tv_nsec / 1000u +
+    return decimal((uint64_t)ts.tv_sec * 1000000u + (uint64_t)ts.tv_nsec / 1000u +
                    (principal->expires > now ? principal->expires - now : 0));
 }
 
 static int op_connect(Peer *p, const json_t *q)
 {
-    const Connect c = {.protocol = ops_string(q, "protocol"),
-                       .peer = ops_string(q, "peer"),
-                       .tls = ops_string(q, "tls"),
-                       .bearer = ops_string(q, "bearer")};
+    const Connect c = {.protocol = string(q, "protocol"),
+                       .peer = string(q, "peer"),
+                       .tls = string(q, "tls"),
+                       .bearer = string(q, "bearer")};
     Principal *principal = NULL;
     uint64_t wait = 0;
     json_t *answer;
     int r;
 
     if (!peer_may(p, "security.connect"))
-        return ops_refuse(p, q, -EACCES, "only servers ask this: it needs security.connect");
+        return refuse(p, q, -EACCES, "only servers ask this: it needs security.connect");
     if (!is_missing_or(q, "bearer", JSON_STRING)) /* it would be anonymous */
-        return ops_refuse(p, q, -EINVAL, "bearer: a string");
+        return refuse(p, q, -EINVAL, "bearer: a string");
     r = security_connect(p->security, &c, &principal, &wait);
     if (r == -EAGAIN)
         return throttled(p, q, wait);
     if (r < 0)
-        return ops_refuse(p, q, r, r == -EKEYREJECTED ? "wrong or expired credentials" : "refused");
-    answer = ops_answer_to(q);
+        return refuse(p, q, r, r == -EKEYREJECTED ? "wrong or expired credentials" : "refused");
+    answer = answer_to(q);
     json_object_set_new(answer, "handle",
                         json_integer(principal ? (json_int_t)principal->handle : 0));
     json_object_set_new(answer, "principal",
@@ -384,7 +319,7 @@ static int op_connect(Peer *p, const json_t *q)
     r = principal ? peer_add_principal(p, principal) : 0;
     if (r < 0) {
         json_decref(answer);
-        return ops_refuse(p, q, r, "too many handles; release some");
+        return refuse(p, q, r, "too many handles; release some");
     }
     p->security->statistics.connections++;
     p->holds = true;
@@ -400,49 +335,22 @@ static int op_release(Peer *p, const json_t *q)
     return 0;
 }
 
-static int send_secret(Peer *p, const json_t *q, char *secret)
-{
-    json_t *answer = ops_answer_to(q);
-
-    json_object_set_new(answer, "secret", json_string(secret));
-    explicit_bzero(secret, strlen(secret));
-    free(secret);
-    return peer_send(p, answer, -1);
-}
-
 static int op_setup(Peer *p, const json_t *q)
 {
     const Subject caller = peer_subject(p);
     uint64_t wait = 0;
     char *secret = NULL;
     _cleanup_(hybus_config_error_done) hybus_config_error e = {0};
-    int r = security_setup(p->security, &caller, ops_string(q, "code"), strempty(ops_string(q, "user")),
+    int r = security_setup(p->security, &caller, string(q, "code"), strempty(string(q, "user")),
                            &secret, &wait, &e);
 
     if (r == -EAGAIN)
         return throttled(p, q, wait);
     if (r < 0)
-        return ops_refuse(p, q, r, e.message ? e.message : strerror(-r));
+        return refuse(p, q, r, e.message ? e.message : strerror(-r));
     if (p->socket)
         agent_socket_tell_change(p->socket);
     return send_secret(p, q, secret);
-}
-
-static int read_words(const json_t *list, char ***ret)
-{
-    const json_t *one;
-    size_t i;
-    int r = 0;
-
-    if (list && (!json_is_array(list) || json_array_size(list) > 64))
-        return -EINVAL;
-    json_array_foreach (list, i, one) {
-        const char *word = strempty(json_string_value(one));
-
-        if (r >= 0)
-            r = words_add(ret, word, strlen(word));
-    }
-    return r;
 }
 
 static int op_token_add(Peer *p, const json_t *q)
@@ -451,7 +359,7 @@ static int op_token_add(Peer *p, const json_t *q)
     _cleanup_(words_freep) char **roles = NULL;
     const Subject caller = peer_subject(p);
     json_int_t lifetime = json_integer_value(json_object_get(q, "expires"));
-    const char *user = ops_string(q, "user");
+    const char *user = string(q, "user");
     char *secret = NULL, as[96];
     int r;
 
@@ -464,21 +372,21 @@ static int op_token_add(Peer *p, const json_t *q)
         Verdict v;
 
         (void)security_refuse(p->security, &caller, &question, &v, &record);
-        return ops_refuse(p, q, -EACCES, "making tokens needs security.tokens");
+        return refuse(p, q, -EACCES, "making tokens needs security.tokens");
     }
     /* What is there must be what it should be: a token that never expires is not made by a typing error. */
     if (!is_missing_or(q, "user", JSON_STRING))
-        return ops_refuse(p, q, -EINVAL, "user: a name");
+        return refuse(p, q, -EINVAL, "user: a name");
     if (!is_missing_or(q, "expires", JSON_INTEGER) || lifetime < 0 || lifetime > INT32_MAX)
-        return ops_refuse(p, q, -EINVAL, "expires: seconds, 0 for never");
+        return refuse(p, q, -EINVAL, "expires: seconds, 0 for never");
     if (user)
         snprintf(as, sizeof as, "%s%.80s", startswith(user, "user:") ? "" : "user:", user);
     r = read_words(json_object_get(q, "roles"), &roles);
     if (r >= 0)
-        r = security_add_token(p->security, &caller, strempty(ops_string(q, "name")), user ? as : NULL,
+        r = security_add_token(p->security, &caller, strempty(string(q, "name")), user ? as : NULL,
                                roles, (uint64_t)lifetime * 1000000u, &secret, &e);
     if (r < 0)
-        return ops_refuse(p, q, r, e.message ? e.message : strerror(-r));
+        return refuse(p, q, r, e.message ? e.message : strerror(-r));
     if (p->socket)
         agent_socket_arm_expiry(p->socket);
     return send_secret(p, q, secret);
@@ -509,6 +417,11 @@ static const struct {
     {"unjudged", op_unjudged, .one_way = true},
     {"connect", op_connect},
     {"release", op_release, .one_way = true},
+    {"login", op_login},
+    {"logout", op_logout},
+    {"touch", op_touch, .one_way = true},
+    {"user-add", op_user_add, .before_hello = true},
+    {"user-password", op_user_password, .before_hello = true},
     {"settled", op_settled, .one_way = true},
     {"hello", op_hello, .before_hello = true},
     {"setup", op_setup, .before_hello = true},
@@ -518,7 +431,7 @@ static const struct {
 static int dispatch(Peer *p, const json_t *q)
 {
     const json_t *id = json_object_get(q, "id");
-    const char *op = strempty(ops_string(q, "op"));
+    const char *op = strempty(string(q, "op"));
     bool valid_id = json_is_integer(id) && json_integer_value(id) >= 1 &&
                     json_integer_value(id) <= (json_int_t)1 << 53;
 
@@ -533,7 +446,7 @@ static int dispatch(Peer *p, const json_t *q)
     }
     if (!*p->service || !valid_id)
         return -EPROTO;
-    return ops_refuse(p, q, -EINVAL, "no such op");
+    return refuse(p, q, -EINVAL, "no such op");
 }
 
 int peer_packet(Peer *p, const char *packet, size_t size)

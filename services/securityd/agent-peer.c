@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "agent-peer.h"
 
+#include "agent-login.h"
+
 #include <hybus/agent.h>
 #include <sys/socket.h>
 
@@ -107,6 +109,7 @@ Peer *peer_new(Security *security, int fd)
     }
     TAILQ_INIT(&p->out);
     TAILQ_INIT(&p->waiting);
+    LIST_INIT(&p->pending);
     p->security = security;
     p->fd = fd;
     return p;
@@ -119,6 +122,7 @@ void peer_free(Peer *p)
     if (!p)
         return;
     peer_withdraw_all(p);
+    login_leave(p);
     sd_event_source_disable_unref(p->io);
     safe_close(p->fd);
     while ((packet = TAILQ_FIRST(&p->out))) {

@@ -12,6 +12,7 @@
 
 typedef struct Packet Packet;
 typedef struct Waiting Waiting;
+struct Pending; /* agent-login.c */
 
 typedef struct Peer {
     TAILQ_ENTRY(Peer) peers;
@@ -30,6 +31,7 @@ typedef struct Peer {
     TAILQ_HEAD(, Packet) out;
     size_t n_out, out_bytes;
     uint64_t settled;      /* the newest generation it has settled */
+    LIST_HEAD(, Pending) pending; /* questions that wait for a password's hash */
     Principal **handles;   /* open addressing by handle */
     size_t n_handles, handles_size;
 } Peer;
@@ -58,6 +60,10 @@ char *peer_first_answer(const Peer *p);
 
 /* Nobody is asked for it any more. */
 void peer_withdraw_all(Peer *p);
+/* The thread that works on passwords. */
+struct PasswordQueue *agent_socket_passwords(AgentSocket *a);
+/* An answer waits for it that did not come from its own question. */
+void agent_socket_wake(Peer *p);
 
 /* What one packet asks is done and answered. <0: the connection is of no more use. */
 int peer_packet(Peer *p, const char *packet, size_t size);

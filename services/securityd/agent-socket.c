@@ -9,6 +9,7 @@
 #include <sys/un.h>
 
 #include "agent-peer.h"
+#include "password.h"
 
 #define PACKET_MAX HYBUS_AGENT_PACKET_MAX
 #define WINDOW_ACCURACY_USEC 10000u
@@ -28,6 +29,7 @@ struct AgentSocket {
     Security *security;
     int fd;
     sd_event_source *io, *settled, *expiry, *windows;
+    PasswordQueue *passwords;
     uint64_t expired_until;
     TAILQ_HEAD(, Peer) peers;
     TAILQ_HEAD(, Settling) settling;
@@ -322,6 +324,27 @@ static int on_window(sd_event_source *source, uint64_t usec, void *userdata)
     return 0;
 }
 
+const Principal *agent_socket_principal(const AgentSocket *a, uint32_t uid, uint64_t handle)
+{
+    const Principal *found = NULL;
+    const Peer *p;
+
+    TAILQ_FOREACH (p, &a->peers, peers)
+        if (!found && (uid == UINT32_MAX || p->uid == uid))
+            found = peer_principal(p, handle);
+    return found;
+}
+
+PasswordQueue *agent_socket_passwords(AgentSocket *a)
+{
+    return a->passwords;
+}
+
+void agent_socket_wake(Peer *p)
+{
+    (void)sd_event_source_set_io_events(p->io, EPOLLIN | EPOLLOUT);
+}
+
 /* --- the socket ------------------------------------------------------------------------------ */
 
 int agent_socket_listen(const char *path)
@@ -375,6 +398,9 @@ int agent_socket_new(sd_event *event, Security *security, int fd, AgentSocket **
                                        on_window, a);
     if (r < 0)
         return r;
+    r = password_queue_new(event, &a->passwords);
+    if (r < 0)
+        return r;
     agent_socket_arm_expiry(a);
     arm_windows(a);
     *ret = TAKE_PTR(a);
@@ -389,6 +415,7 @@ void agent_socket_free(AgentSocket *a)
         settling_free(TAILQ_FIRST(&a->settling));
     while (!TAILQ_EMPTY(&a->peers))
         drop_peer(TAILQ_FIRST(&a->peers));
+    password_queue_free(a->passwords);
     sd_event_source_disable_unref(a->io);
     sd_event_source_disable_unref(a->settled);
     sd_event_source_disable_unref(a->expiry);

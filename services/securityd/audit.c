@@ -142,7 +142,9 @@ static int copy_record(Audit *a, const AuditRecord *from, uint64_t n, AuditRecor
         .layer = from->layer,
         .generation = from->generation,
     };
-    if (asprintf(&to->id, "%s-%llu", a->prefix, (unsigned long long)to->number) < 0)
+    if (from->id)
+        to->id = strdup(from->id);
+    else if (asprintf(&to->id, "%s-%llu", a->prefix, (unsigned long long)to->number) < 0)
         to->id = NULL;
     if (!to->id || !to->subject || !to->inputs || !to->permission || !to->call || !to->rule || !to->file ||
         !to->reason || !to->suggestion) {
@@ -207,7 +209,19 @@ static int add(Audit *a, const AuditRecord *record, uint64_t n, uint64_t same,
 
 int audit_add(Audit *a, const AuditRecord *record, const AuditRecord **ret)
 {
-    return add(a, record, 1, 0, ret);
+    AuditRecord copy = *record;
+
+    copy.id = NULL;
+    return add(a, &copy, 1, 0, ret);
+}
+
+bool audit_id_is_valid(const Audit *a, const char *id)
+{
+    size_t n = strlen(id), prefix = strcspn(id, "-");
+
+    return n <= AUDIT_ID_MAX && prefix > 0 && prefix + 1 < n &&
+           strspn(id, "0123456789abcdefghijklmnopqrstuvwxyz-") == n &&
+           !(prefix == strlen(a->prefix) && strncmp(id, a->prefix, prefix) == 0);
 }
 
 /* Never 0. The texts before they are cut and escaped: what differs there only is not the same. */
@@ -222,34 +236,61 @@ static uint64_t hash_of_all(const AuditRecord *r)
     return hash_more(h, strempty(r->reason)) | 1;
 }
 
+static void count(Audit *a, Entry *e, uint64_t n)
+{
+    e->record.count += n;
+    e->record.last_usec = realtime();
+    /* a clock set back is no reason to be silent */
+    if (!e->allowed && (e->record.last_usec < e->told_usec ||
+                        e->record.last_usec - e->told_usec >= AUDIT_AGAIN_USEC))
+        tell(a, e);
+}
+
+static Entry *entry_of(Audit *a, const char *id)
+{
+    for (size_t i = 0; i < a->n_entries; i++)
+        if (streq(a->entries[i].record.id, id))
+            return &a->entries[i];
+    return NULL;
+}
+
+static Entry *same_entry(Audit *a, uint64_t same)
+{
+    for (size_t i = 0; i < a->n_entries; i++)
+        if (a->entries[i].same == same)
+            return &a->entries[i];
+    return NULL;
+}
+
 int audit_count(Audit *a, const AuditRecord *record, uint64_t n, const AuditRecord **ret)
 {
     uint64_t same = hash_of_all(record);
+    AuditRecord copy = *record;
+    Entry *e = NULL;
 
-    for (size_t i = 0; i < a->n_entries; i++) {
-        Entry *e = &a->entries[i];
-
-        if (e->same != same)
-            continue;
-        e->record.count += n;
-        e->record.last_usec = realtime();
-        /* a clock set back is no reason to be silent */
-        if (!e->allowed && (e->record.last_usec < e->told_usec ||
-                            e->record.last_usec - e->told_usec >= AUDIT_AGAIN_USEC))
-            tell(a, e);
-        if (ret)
-            *ret = &e->record;
-        return 0;
+    if (copy.id) {
+        e = entry_of(a, copy.id);
+        /* Nobody adds to what is somebody else's, nor takes its name. */
+        if (e && (e->hash != hash(strempty(copy.subject)) || !streq(e->record.verdict, copy.verdict))) {
+            e = NULL;
+            copy.id = NULL;
+        }
     }
-    return add(a, record, n, same, ret);
+    if (!copy.id)
+        e = same_entry(a, same);
+    if (!e)
+        return add(a, &copy, n, same, ret);
+    count(a, e, n);
+    if (ret)
+        *ret = &e->record;
+    return 0;
 }
 
 const AuditRecord *audit_find(const Audit *a, const char *id)
 {
-    for (size_t i = 0; i < a->n_entries; i++)
-        if (streq(a->entries[i].record.id, id))
-            return &a->entries[i].record;
-    return NULL;
+    const Entry *e = entry_of((Audit *)a, id);
+
+    return e ? &e->record : NULL;
 }
 
 const AuditRecord *audit_older(const Audit *a, uint64_t number)

@@ -15,6 +15,7 @@
 #define AUDIT_ALLOWED_SHARE 4u  /* and that part of what was */
 #define AUDIT_AGAIN_USEC (60u * 1000u * 1000u) /* how soon a count goes to the sink again */
 #define AUDIT_TEXT_MAX 256u
+#define AUDIT_ID_MAX 31u
 
 typedef struct AuditRecord {
     char *id;           /* "a1b2-42" */
@@ -42,9 +43,13 @@ HYBUS_DEFINE_CLEANUP(Audit, audit_free)
  * AUDIT_TEXT_MAX and their control characters escaped. The result stays valid until the next call. */
 int audit_add(Audit *a, const AuditRecord *record, const AuditRecord **ret);
 
+/* An id that a filter has made itself: of others' choice, but not one of ours. */
+bool audit_id_is_valid(const Audit *a, const char *id);
+
 /* The same thing `n` times: one record for a subject, verdict, permission, call, rule and reason, with
  * a count. The sink gets the first, then the count so far, at most every AUDIT_AGAIN_USEC and when the
- * record leaves; of what was allowed only the first. */
+ * record leaves; of what was allowed only the first. With record->id (audit_id_is_valid()): the record of
+ * that id, whatever else is the same. */
 int audit_count(Audit *a, const AuditRecord *record, uint64_t n, const AuditRecord **ret);
 
 /* NULL: never was, or has been overwritten. */

@@ -340,6 +340,37 @@ int bus_rules_compile(const Policy *policy, const Catalogue *catalogue, const Bu
     return 0;
 }
 
+static bool covers(const Rule *rule, const char *permission)
+{
+    for (char **pattern = rule->permissions; permission && *pattern; pattern++)
+        if (permission_pattern_covers(*pattern, permission))
+            return true;
+    return false;
+}
+
+static bool covers_method(const Catalogue *catalogue, const Rule *rule, const char *interface)
+{
+    const Member *members;
+    size_t n = catalogue_interface(catalogue, interface, &members);
+
+    for (size_t i = 0; i < n; i++)
+        if (members[i].kind == 'm' && covers(rule, members[i].permission))
+            return true;
+    return false;
+}
+
+bool bus_rules_concern(const Catalogue *catalogue, const Rule *rule)
+{
+    const Destination *all;
+    size_t n = catalogue_destinations(catalogue, &all);
+
+    for (size_t i = 0; i < n; i++)
+        if (all[i].name && (covers(rule, all[i].read) || covers(rule, all[i].write) ||
+                            covers_method(catalogue, rule, all[i].interface)))
+            return true;
+    return false;
+}
+
 void bus_rules_done(BusRules *r)
 {
     for (size_t i = 0; i < r->n_bodies; i++)

@@ -41,6 +41,8 @@ typedef struct BusRules {
 int bus_rules_compile(const Policy *policy, const Catalogue *catalogue, const BusUsers *users,
                       BusRules *ret);
 void bus_rules_done(BusRules *r);
+/* Whether a rule can make a difference to them, whoever the users are. */
+bool bus_rules_concern(const Catalogue *catalogue, const Rule *rule);
 bool bus_rules_equal(const BusRules *a, const BusRules *b);
 
 /* A whole file: the body, and `canary`, a bus name that only `owner` may own and only while exactly

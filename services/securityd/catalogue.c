@@ -4,6 +4,7 @@
 #include <dirent.h>
 #include <expat.h>
 #include <fcntl.h>
+#include <hybus/file.h>
 #include <stdarg.h>
 #include <sys/stat.h>
 
@@ -584,25 +585,22 @@ static int read_file(Catalogue *c, const char *path, bool vendor, hybus_config_f
 {
     _cleanup_(closep) int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
     hybus_config_position at = {.file = path, .line = 1, .column = 1};
-    _cleanup_(freep) char *text = NULL;
-    size_t size = 0;
+    _cleanup_(freep) void *text = NULL;
+    size_t size;
     int r;
 
     if (fd < 0)
         return hybus_config_error_set(e, &at, "%s", strerror(errno));
     if (check && (r = check(fd, path, e)) < 0)
         return r;
-    text = malloc(CATALOGUE_FILE_MAX + 1);
-    if (!text)
-        return -ENOMEM;
-    for (;;) {
-        ssize_t n = read(fd, text + size, CATALOGUE_FILE_MAX + 1 - size);
-
-        if (n < 0)
-            return -errno;
-        if (n == 0 || (size += (size_t)n) > CATALOGUE_FILE_MAX)
-            break;
-    }
+    r = hybus_file_read(fd, CATALOGUE_FILE_MAX, &text, &size);
+    if (r == -ENOMEM)
+        return r;
+    if (r == -EFBIG)
+        return hybus_config_error_set(e, &at, "larger than %u bytes", CATALOGUE_FILE_MAX);
+    if (r < 0)
+        return hybus_config_error_set(e, &at, "%s",
+                                      r == -EBADMSG ? "not a regular file" : strerror(-r));
     return catalogue_parse(c, path, text, size, vendor, e);
 }
 

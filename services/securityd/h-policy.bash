@@ -17,7 +17,7 @@ _h_policy_granted() {
 }
 
 _h_policy() {
-    local verbs="status setup check list grant revoke reload explain simulate record agent consent audit user token"
+    local verbs="status setup check list grant revoke reload explain simulate record agent consent audit user session token"
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]} verb= sub= n=0 i
     for ((i = 1; i < COMP_CWORD; i++)); do
         case ${COMP_WORDS[i]} in
@@ -40,6 +40,7 @@ _h_policy() {
         grant) _h_policy_words "--id --when --json --help" ;;
         record) _h_policy_words "--permissive --id --json --help" ;;
         audit) _h_policy_words "--subject --limit --json --help" ;;
+        user) _h_policy_words "--role --json --help" ;;
         token) _h_policy_words "--user --role --expires --json --help" ;;
         *) _h_policy_words "--json --help --version" ;;
         esac
@@ -49,8 +50,11 @@ _h_policy() {
     ,0) _h_policy_words "$verbs" ;;
     consent,1) _h_policy_words "list forget" ;;
     consent,2) [[ $sub == forget ]] && _h_policy_words "$(_h_policy_names consent list)" ;;
-    user,1 | token,1) _h_policy_words "add list remove" ;;
-    user,2 | token,2) [[ $sub == remove ]] && _h_policy_words "$(_h_policy_names "$verb" list)" ;;
+    user,1) _h_policy_words "add list password remove roles" ;;
+    session,1) _h_policy_words "list remove" ;;
+    token,1) _h_policy_words "add list remove" ;;
+    user,2) [[ $sub == remove || $sub == password || $sub == roles ]] && _h_policy_words "$(_h_policy_names user list)" ;;
+    session,2 | token,2) [[ $sub == remove ]] && _h_policy_words "$(_h_policy_names "$verb" list)" ;;
     revoke,1) _h_policy_words "$(_h_policy_granted)" ;;
     simulate,1) COMPREPLY=($(compgen -f -- "$cur")) ;;
     explain,3) _h_policy_words "method get set signal" ;;

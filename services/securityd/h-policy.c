@@ -142,7 +142,7 @@ static int connect_agent(void)
 
 /* One question over the private socket; buffers that held secrets are wiped. Takes over `question`.
  */
-static int ask(const char *what, json_t *question, json_t **ret)
+int ask(const char *what, json_t *question, json_t **ret)
 {
     static char buffer[HYBUS_AGENT_PACKET_MAX];
     _cleanup_(closep) int fd = connect_agent();
@@ -172,21 +172,34 @@ static int ask(const char *what, json_t *question, json_t **ret)
     return r;
 }
 
+int answered(const char *what, const json_t *answer)
+{
+    static const struct {
+        const char *name;
+        int error;
+    } errors[] = {{"AccessDenied", -EACCES}, {"InvalidArgument", -EINVAL}, {"NotFound", -ENOENT},
+                  {"Exists", -EEXIST}};
+    const char *error = json_string_value(json_object_get(answer, "error"));
+    int r = -EIO;
+
+    if (!error)
+        return 0;
+    for (size_t i = 0; i < ELEMENTS(errors); i++)
+        if (streq(errors[i].name, error))
+            r = errors[i].error;
+    return complain(what, r, json_string_value(json_object_get(answer, "message")));
+}
+
 static int print_secret(const Options *o, const char *what, json_t *question)
 {
     _cleanup_(hybus_json_decrefp) json_t *answer = NULL;
-    const char *secret, *error;
+    const char *secret;
     int r = ask(what, question, &answer);
 
+    if (r >= 0)
+        r = answered(what, answer);
     if (r < 0)
         return r;
-    error = json_string_value(json_object_get(answer, "error"));
-    if (error) {
-        r = streq(error, "AccessDenied")      ? -EACCES
-            : streq(error, "InvalidArgument") ? -EINVAL
-                                              : -EIO;
-        return complain(what, r, json_string_value(json_object_get(answer, "message")));
-    }
     secret = json_string_value(json_object_get(answer, "secret"));
     if (!secret)
         return complain(what, -EPROTO, NULL);
@@ -508,53 +521,28 @@ static int verb_audit(const Options *o, char **words, int n)
     return 0;
 }
 
-static int verb_user_add(const Options *o, char **words, int n)
+json_t *list_of_roles(const char *text)
 {
-    return call("AddUser", NULL, "s", words[0]);
-}
+    json_t *list = json_array();
 
-static int verb_user_remove(const Options *o, char **words, int n)
-{
-    return call("RemoveUser", NULL, "s", words[0]);
-}
+    while (*(text += strspn(text, " ,"))) {
+        size_t n = strcspn(text, " ,");
 
-static int verb_user_list(const Options *o, char **words, int n)
-{
-    _cleanup_(hybus_json_decrefp) json_t *answer = NULL;
-    const json_t *user;
-    size_t i;
-    int r = call("ListUsers", &answer, "");
-
-    if (r < 0)
-        return r;
-    if (o->json)
-        return print_json(json_array_get(answer, 0));
-    json_array_foreach(json_array_get(answer, 0), i, user)
-    {
-        printf("%-24s since ", text_of(json_array_get(user, 0)));
-        put_time(json_array_get(user, 1), "an unknown time");
-        putchar('\n');
+        json_array_append_new(list, json_stringn(text, n));
+        text += n;
     }
-    return 0;
+    return list;
 }
 
 static int verb_token_add(const Options *o, char **words, int n)
 {
     json_t *q = json_pack("{sI ss ss sI}", "id", (json_int_t)1, "op", "token-add", "name", words[0],
                           "expires", (json_int_t)o->expires);
-    _cleanup_(freep) char *roles = o->roles ? strdup(o->roles) : NULL;
 
     if (q && o->user)
         json_object_set_new(q, "user", json_string(o->user));
-    if (q && roles) {
-        json_t *list = json_array();
-        char *next = roles, *role;
-
-        while ((role = strsep(&next, " ,")))
-            if (*role)
-                json_array_append_new(list, json_string(role));
-        json_object_set_new(q, "roles", list);
-    }
+    if (q && o->roles)
+        json_object_set_new(q, "roles", list_of_roles(o->roles));
     return print_secret(o, "token add", q);
 }
 
@@ -634,9 +622,18 @@ static const Verb verbs[] = {
     {"consent", "forget", 1, 1, verb_consent_forget, "consent forget ID", ""},
     {"audit", NULL, 0, 0, verb_audit, "audit [--subject SUBJECT] [--limit N]",
      "the last refusals and changes, newest first"},
-    {"user", "add", 1, 1, verb_user_add, "user add NAME", "a remote user"},
+    {"user", "add", 1, 1, verb_user_add, "user add [--role ROLES] NAME",
+     "a remote user; its password is read from standard input, none: no login"},
+    {"user", "password", 1, 1, verb_user_password, "user password NAME",
+     "a new one, from standard input; its sessions end"},
+    {"user", "roles", 1, -1, verb_user_roles, "user roles NAME [ROLE...]",
+     "instead of those it had"},
     {"user", "list", 0, 0, verb_user_list, "user list", ""},
-    {"user", "remove", 1, 1, verb_user_remove, "user remove NAME", "with its tokens, at once"},
+    {"user", "remove", 1, 1, verb_user_remove, "user remove NAME",
+     "with its tokens and sessions, at once"},
+    {"session", "list", 0, 0, verb_session_list, "session list", "who has logged in"},
+    {"session", "remove", 1, 1, verb_session_remove, "session remove ID",
+     "ends it on every server, at once"},
     {"token", "add", 1, 1, verb_token_add,
      "token add [--user NAME] [--role ROLES] [--expires SECONDS] NAME", "prints the token once"},
     {"token", "list", 0, 0, verb_token_list, "token list", ""},
@@ -655,7 +652,7 @@ static int help(void)
            "     --when COND     encrypted, local, remote, protocol=NAME, peer=NETWORK,\n"
            "                     time=HH:MM-HH:MM, days=mon-fri, rate=N/m, arg.NAME=VALUE\n"
            "     --user NAME     setup: the administrator; token add: whom it speaks for\n"
-           "     --role ROLES    of the token\n"
+           "     --role ROLES    of the token or user\n"
            "     --expires SECS  of the token; 0: never (default)\n"
            "     --code          setup: read the setup code from standard input\n"
            "     --permissive    record: everything is granted to the subject as long as it runs\n"

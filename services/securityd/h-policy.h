@@ -27,6 +27,12 @@ int open_bus(sd_bus **ret);
 int call(const char *method, json_t **ret, const char *signature, ...);
 int call_message(sd_bus *bus, sd_bus_message *m, const char *method, json_t **ret);
 
+/* One question over the private socket; takes over `question`. */
+int ask(const char *what, json_t *question, json_t **ret);
+/* 0, or the error it holds, after having said it. */
+int answered(const char *what, const json_t *answer);
+json_t *list_of_roles(const char *text); /* spaces or commas between them */
+
 /* --- showing answers: text from outside never moves the cursor ------------------------------- */
 
 void put(FILE *f, const char *s);
@@ -46,3 +52,10 @@ int verb_agent(const Options *o, char **words, int n);
 int verb_consent_list(const Options *o, char **words, int n);
 int verb_consent_forget(const Options *o, char **words, int n);
 int verb_record(const Options *o, char **words, int n);
+int verb_user_add(const Options *o, char **words, int n);
+int verb_user_password(const Options *o, char **words, int n);
+int verb_user_roles(const Options *o, char **words, int n);
+int verb_user_list(const Options *o, char **words, int n);
+int verb_user_remove(const Options *o, char **words, int n);
+int verb_session_list(const Options *o, char **words, int n);
+int verb_session_remove(const Options *o, char **words, int n);

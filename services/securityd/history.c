@@ -240,7 +240,7 @@ void history_note(History *h, const Subject *s, const char *permission, const ch
     uint64_t who = hash_subject(s), hash;
     Entry *e;
 
-    if (s->unknown || s->group_only || s->n_gids > HISTORY_GROUPS_MAX)
+    if (s->unknown || s->behalf || s->group_only || s->n_gids > HISTORY_GROUPS_MAX)
         return;
     permission = strempty(permission);
     service = strempty(service);

@@ -26,6 +26,17 @@ static int read_groups(NamedSubject *n, uint32_t uid)
     return 0;
 }
 
+static int add_roles_of_user(Security *s, NamedSubject *n, const char *name)
+{
+    const User *u = store_user(s->store, name);
+    int r = 0;
+
+    for (char **role = u ? u->roles : NULL; r >= 0 && role && *role; role++)
+        if (!words_contain(n->roles, *role))
+            r = words_add(&n->roles, *role, strlen(*role));
+    return r;
+}
+
 static int read_token(Security *s, NamedSubject *n, const char *name)
 {
     const Token *t = store_token(s->store, name);
@@ -39,6 +50,8 @@ static int read_token(Security *s, NamedSubject *n, const char *name)
         n->token = NULL;
     for (char **role = t->roles; r >= 0 && role && *role; role++)
         r = words_add(&n->roles, *role, strlen(*role));
+    if (r >= 0 && startswith(t->principal, "user:"))
+        r = add_roles_of_user(s, n, t->principal + strlen("user:"));
     return r < 0 || !n->name || !n->token ? -ENOMEM : 0;
 }
 
@@ -49,8 +62,8 @@ static int read_remote(Security *s, NamedSubject *n, const char *word)
 
     if ((rest = startswith(word, "token:")))
         r = read_token(s, n, rest);
-    else if ((rest = startswith(word, "user:")) && !store_user(s->store, rest))
-        r = -ENOENT;
+    else if ((rest = startswith(word, "user:")))
+        r = store_user(s->store, rest) ? add_roles_of_user(s, n, rest) : -ENOENT;
     else if ((rest = startswith(word, "role:")))
         r = words_add(&n->roles, rest, strlen(rest));
     if (r < 0)

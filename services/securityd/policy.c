@@ -355,26 +355,55 @@ static Verdict judge(const Policy *p, const Subject *s, const uint32_t *keys, si
 /* Why this subject holds nothing, whatever the rules say; or NULL. */
 static const char *holds_nothing(const Subject *s)
 {
+    if (s->behalf && s->behalf->ended)
+        return "the credentials of whom it acts for have been removed or have expired";
     if (s->unknown)
         return "the caller's identity cannot be established";
     if (s->remote)
-        return s->ended ? "its token has been removed or has expired" : NULL;
+        return s->ended ? "its credentials have been removed or have expired" : NULL;
     if (!s->group_only && !uid_may_hold(s->uid))
         return "overflow and dynamic uids never hold a permission";
     /* A deny may speak of one that is not looked at. */
     return s->n_gids > POLICY_GROUPS_MAX ? "more groups than can be judged" : NULL;
 }
 
+/* For whom it acts, at the moment at which it does. */
+static Subject behalf_of(const Subject *s)
+{
+    Subject behalf = *s->behalf;
+
+    if (!behalf.moment)
+        behalf.moment = s->moment;
+    return behalf;
+}
+
 Verdict policy_judge(const Policy *p, const Subject *s, const char *permission)
 {
     const char *nothing = holds_nothing(s);
     uint32_t keys[KEYS_MAX];
+    Subject behalf;
+    Verdict v;
 
     if (nothing)
         return (Verdict){.reason = nothing};
     if (!permission || !permission_is_valid(permission))
         return (Verdict){.reason = "not a permission"};
-    return judge(p, s, keys, keys_of(p, s, keys), permission);
+    v = judge(p, s, keys, keys_of(p, s, keys), permission);
+    if (!v.allowed || !s->behalf)
+        return v;
+    behalf = behalf_of(s);
+    return policy_judge(p, &behalf, permission);
+}
+
+/* Takes away what the other one does not hold. */
+static void narrow(const Policy *p, const Subject *s, const char *const *permissions,
+                   size_t n_permissions, uint64_t *bits)
+{
+    const Subject behalf = behalf_of(s);
+
+    for (size_t i = 0; i < n_permissions; i++)
+        if ((bits[i / 64] >> (i % 64) & 1) && !policy_judge(p, &behalf, permissions[i]).allowed)
+            bits[i / 64] &= ~(UINT64_C(1) << (i % 64));
 }
 
 void policy_row(const Policy *p, const Subject *s, const char *const *permissions,
@@ -390,6 +419,8 @@ void policy_row(const Policy *p, const Subject *s, const char *const *permission
         if (permission_is_valid(permissions[i]) &&
             judge(p, s, keys, n_keys, permissions[i]).allowed)
             bits[i / 64] |= UINT64_C(1) << (i % 64);
+    if (s->behalf)
+        narrow(p, s, permissions, n_permissions, bits);
 }
 
 /* Such a deny does not stand in the way of handing on the rest: it binds the receiver too. */
@@ -406,6 +437,8 @@ bool policy_holds(const Policy *p, const Subject *s, const char *pattern, const 
     bool granted = false;
 
     if (holds_nothing(s) || !permission_pattern_is_valid(pattern))
+        return false;
+    if (s->behalf && !policy_holds(p, s->behalf, pattern, rule))
         return false;
     n_keys = keys_of(p, s, keys);
     n_found = candidates_of(p, pattern, found);

@@ -3,6 +3,8 @@
 
 #include <hybus/error.h>
 
+#include "account-bus.h"
+#include "bind-bus.h"
 #include "consent-bus.h"
 #include "explain-bus.h"
 #include "named-subject.h"
@@ -86,6 +88,10 @@ static int check(Call *c, sd_bus_error *error)
     memcpy(c->caller_gids, c->gids, sizeof c->gids);
     c->caller = c->subject;
     c->caller.gids = c->caller_gids;
+    if (c->caller.behalf) {
+        c->caller_behalf = c->behalf;
+        c->caller.behalf = &c->caller_behalf;
+    }
     r = sd_bus_message_read(c->message, "ss", &text, &permission);
     if (r < 0)
         return r;
@@ -222,19 +228,6 @@ static int reply_with_list(sd_bus_message *m, const Store *s, const char *type, 
     return r < 0 ? r : sd_bus_send(NULL, reply, NULL);
 }
 
-static int append_user(sd_bus_message *reply, const Store *s, size_t i)
-{
-    return sd_bus_message_append(reply, "(st)", s->users[i].name, s->users[i].created);
-}
-
-static int method_list_users(sd_bus_message *m, void *userdata, sd_bus_error *error)
-{
-    const SecurityBus *b = userdata;
-    const Store *s = b->security->store;
-
-    return reply_with_list(m, s, "(st)", s->n_users, append_user);
-}
-
 static int append_token(sd_bus_message *reply, const Store *s, size_t i)
 {
     const Token *t = &s->tokens[i];
@@ -297,6 +290,12 @@ static void on_grant_proven(int result, const char *message, void *userdata)
     call_end(c, result, &error);
 }
 
+/* Most rules are about our own daemons: then the bus is left alone, which spares looking up all users. */
+static bool bus_is_concerned(const SecurityBus *b, const Rule *rule)
+{
+    return b->bus_policy && bus_rules_concern(b->security->catalogue, rule);
+}
+
 static int grant(Call *c, sd_bus_error *error)
 {
     const char *id, *to, *permissions, *conditions;
@@ -310,7 +309,7 @@ static int grant(Call *c, sd_bus_error *error)
     if (r < 0)
         return change_error(error, r, &e, "Cannot grant");
     hybus_config_error_done(&e);
-    if (!c->bus->bus_policy)
+    if (!bus_is_concerned(c->bus, c->rule))
         return adopt_grant(c, error);
     r = bus_policy_update(c->bus->bus_policy, c->rule, on_grant_proven, c);
     c->settling = r >= 0;
@@ -327,9 +326,12 @@ static int revoke_rule(Call *c, sd_bus_error *error)
     hybus_config_error e = {0};
     const char *id;
     int r = sd_bus_message_read(c->message, "s", &id);
+    const Rule *rule;
 
     if (r < 0)
         return r;
+    rule = policy_rule(c->bus->security->policy, id);
+    c->bus_too = rule && bus_is_concerned(c->bus, rule);
     r = security_revoke(c->bus->security, &c->subject, id, &e);
     if (r < 0) {
         /* It may be revoked all the same: whoever still allows it must hear of it. */
@@ -338,7 +340,6 @@ static int revoke_rule(Call *c, sd_bus_error *error)
         return change_error(error, r, &e, r == -ENOENT ? "No such rule" : "Cannot revoke");
     }
     hybus_config_error_done(&e);
-    c->bus_too = true;
     return call_settle_with_generation(c, NULL);
 }
 
@@ -532,10 +533,18 @@ static const sd_bus_vtable vtable[] = {
                             SD_BUS_VTABLE_UNPRIVILEGED),
     SD_BUS_METHOD_WITH_ARGS("AddUser", SD_BUS_ARGS("s", name), SD_BUS_NO_RESULT, method_add_user,
                             SD_BUS_VTABLE_UNPRIVILEGED),
-    SD_BUS_METHOD_WITH_ARGS("ListUsers", SD_BUS_NO_ARGS, SD_BUS_RESULT("a(st)", users),
+    SD_BUS_METHOD_WITH_ARGS("ListUsers", SD_BUS_NO_ARGS, SD_BUS_RESULT("a(stasb)", users),
                             method_list_users, SD_BUS_VTABLE_UNPRIVILEGED),
     SD_BUS_METHOD_WITH_ARGS("RemoveUser", SD_BUS_ARGS("s", name), SD_BUS_NO_RESULT,
                             method_remove_user, SD_BUS_VTABLE_UNPRIVILEGED),
+    SD_BUS_METHOD_WITH_ARGS("Bind", SD_BUS_ARGS("t", handle), SD_BUS_RESULT("s", principal), method_bind,
+                            SD_BUS_VTABLE_UNPRIVILEGED),
+    SD_BUS_METHOD_WITH_ARGS("SetUserRoles", SD_BUS_ARGS("s", name, "as", roles), SD_BUS_NO_RESULT,
+                            method_set_user_roles, SD_BUS_VTABLE_UNPRIVILEGED),
+    SD_BUS_METHOD_WITH_ARGS("ListSessions", SD_BUS_NO_ARGS, SD_BUS_RESULT("a(tssstt)", sessions),
+                            method_list_sessions, SD_BUS_VTABLE_UNPRIVILEGED),
+    SD_BUS_METHOD_WITH_ARGS("RemoveSession", SD_BUS_ARGS("t", id), SD_BUS_NO_RESULT,
+                            method_remove_session, SD_BUS_VTABLE_UNPRIVILEGED),
     SD_BUS_METHOD_WITH_ARGS("ListTokens", SD_BUS_NO_ARGS, SD_BUS_RESULT("a(ssttt)", tokens),
                             method_list_tokens, SD_BUS_VTABLE_UNPRIVILEGED),
     SD_BUS_METHOD_WITH_ARGS("RemoveToken", SD_BUS_ARGS("s", name), SD_BUS_NO_RESULT,
@@ -575,6 +584,9 @@ int security_bus_publish(Security *security, AgentSocket *socket, BusPolicy *bus
         r = hybus_object_publish(bus, PATH, INTERFACE, vtable, b, &b->object);
     if (r < 0)
         return r;
+    r = bind_bus_start(b, &b->left);
+    if (r < 0)
+        return r;
     agent_socket_on_change(socket, on_socket_change, b);
     *ret = TAKE_PTR(b);
     return 0;
@@ -588,6 +600,7 @@ void security_bus_free(SecurityBus *b)
         return;
     hybus_object_free(b->object);
     consent_bus_free(b->consent);
+    sd_bus_slot_unref(b->left);
     while ((c = LIST_FIRST(&b->calls)))
         call_free(c);
     sd_bus_unref(b->bus);

@@ -5,6 +5,7 @@
 #include <hybus/error.h>
 
 #include "connections.h"
+#include "binding.h"
 
 void call_free(Call *c)
 {
@@ -53,6 +54,7 @@ static void on_credentials(sd_bus_message *m, int result, void *userdata)
         c->subject.uid = credentials.uid;
         c->subject.gids = c->gids;
         c->subject.n_gids = credentials.n_gids;
+        security_apply_binding(c->bus->security, &c->subject, c->asked, &c->behalf);
         r = c->handler(c, &error);
     }
     call_end(c, r, &error);
@@ -60,6 +62,7 @@ static void on_credentials(sd_bus_message *m, int result, void *userdata)
 
 int call_ask_credentials(Call *c, const char *name)
 {
+    snprintf(c->asked, sizeof c->asked, "%s", name);
     return hybus_credentials_ask(c->bus->bus, name, on_credentials, c, &c->slot);
 }
 

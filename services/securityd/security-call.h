@@ -15,6 +15,7 @@ struct SecurityBus {
     sd_bus *bus;
     hybus_object *object;
     struct ConsentBus *consent;
+    sd_bus_slot *left; /* who leaves the bus */
     LIST_HEAD(, Call) calls;
     size_t n_calls;
 };
@@ -31,6 +32,8 @@ struct Call {
     CallHandler handler;
     Subject subject; /* whose credentials were asked for */
     uint32_t gids[POLICY_GROUPS_MAX];
+    char asked[256];                 /* their unique name */
+    Subject behalf, caller_behalf;   /* when they are bound */
     Subject caller;
     uint32_t caller_gids[POLICY_GROUPS_MAX];
     Rule *rule; /* that Grant adopts once the bus obeys it */

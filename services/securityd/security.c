@@ -4,9 +4,11 @@
 #include <time.h>
 
 #include "accepted.h"
+#include "binding.h"
 #include "security-internal.h"
 
 #define SECOND UINT64_C(1000000)
+#define GONE_TOLD_MAX 64u /* rules of the vendor that a single change has removed */
 
 /* Only local root, as long as nothing better can be read. */
 static const char fallback_policy[] = "[grant last-resort-root]\n"
@@ -34,9 +36,21 @@ static uint32_t slot_of(const char *key)
     return (uint32_t)((h ^ h >> 32) % HYBUS_PAGE_SLOTS);
 }
 
+/* Both, in the audit; the rules speak of either alone. */
 const char *security_subject_name(const Subject *subject)
 {
-    static char text[300];
+    static char text[400];
+    Subject holder;
+
+    if (subject->behalf && !subject->unknown) {
+        const char *principal = subject->behalf->name ? subject->behalf->name : "anonymous";
+
+        holder = *subject;
+        holder.behalf = NULL;
+        (void)security_subject_name(&holder);
+        snprintf(text + strlen(text), sizeof text - strlen(text), " for %.128s", principal);
+        return text;
+    }
 
     if (subject->unknown) {
         snprintf(text, sizeof text, "bus:%.255s", strempty(subject->bus_name));
@@ -94,6 +108,10 @@ const char *security_inputs(const Subject *s)
 
 uint32_t security_slot(const Subject *subject)
 {
+    const Subject connection = {.unknown = true, .bus_name = subject->bus_name};
+
+    if (subject->behalf) /* others of its uid are not narrowed */
+        return security_slot(&connection);
     return slot_of(security_subject_name(subject));
 }
 
@@ -158,9 +176,9 @@ void security_move_rule(Security *s, const Rule *rule)
             (void)hybus_page_writer_bump(s->page, UINT32_MAX);
             return;
         }
-        (void)hybus_page_writer_bump(s->page, slot_of(*subject));
+        security_move_principal(s, *subject);
         if (token && !streq(token->principal, *subject))
-            (void)hybus_page_writer_bump(s->page, slot_of(token->principal));
+            security_move_principal(s, token->principal);
     }
 }
 
@@ -185,6 +203,7 @@ int security_accept(Security *s)
 void security_move_principal(Security *s, const char *principal)
 {
     (void)hybus_page_writer_bump(s->page, slot_of(principal));
+    security_move_bound(s, principal);
 }
 
 /* --- files ----------------------------------------------------------------------------------- */
@@ -227,9 +246,47 @@ static void audit_notes(Security *s, const PolicyNotes *old)
             hybus_warning("Development policy in force: %s opens more than a device should", *d);
 }
 
+/* The directory of the lowest precedence is the vendor's. */
+static bool is_vendor_rule(const Security *s, const Rule *rule)
+{
+    char **directory = s->settings->policy_directories;
+    const char *rest;
+
+    if (!directory || !*directory)
+        return false;
+    while (directory[1])
+        directory++;
+    rest = startswith(rule->file, *directory);
+    return rest && *rest == '/';
+}
+
+/* A rule of the vendor may be a deny: that it went is as telling as that it was masked. */
+static void audit_gone(Security *s, const Policy *old)
+{
+    const Subject self = {.uid = geteuid()};
+    size_t n, n_told = 0;
+    Rule *const *rules;
+
+    n = policy_rules(old, &rules);
+    for (size_t i = 0; i < n; i++) {
+        const Rule *now = policy_rule(s->policy, rules[i]->id);
+        char text[AUDIT_TEXT_MAX];
+
+        if (!is_vendor_rule(s, rules[i]) || (now && is_vendor_rule(s, now)))
+            continue;
+        snprintf(text, sizeof text, "rule %s of %s:%u is gone", rules[i]->id, rules[i]->file,
+                 rules[i]->line);
+        if (n_told++ < GONE_TOLD_MAX)
+            security_note(s, &self, "policy files", text);
+    }
+    if (n_told > GONE_TOLD_MAX)
+        security_note(s, &self, "policy files", "and more rules of the vendor are gone");
+}
+
 /* Both files are good: take them. */
 static int take(Security *s, Policy *policy, Catalogue *catalogue, PolicyNotes *notes)
 {
+    _cleanup_(policy_unrefp) Policy *before = s->policy ? policy_ref(s->policy) : NULL;
     PolicyNotes old = s->notes;
     bool changed = !s->policy || s->fallback || !policy_equal(s->policy, policy) ||
                    !s->catalogue || !catalogue_equal(s->catalogue, catalogue);
@@ -249,6 +306,8 @@ static int take(Security *s, Policy *policy, Catalogue *catalogue, PolicyNotes *
     }
     audit_notes(s, &old);
     policy_notes_done(&old);
+    if (before)
+        audit_gone(s, before);
     return changed;
 }
 
@@ -328,11 +387,11 @@ int security_new(const SecuritySettings *settings, AuditSink sink, Security **re
     if (!s)
         return -ENOMEM;
     s->settings = settings;
-    if (getrandom(&s->next_handle, sizeof s->next_handle, 0) != sizeof s->next_handle)
-        return -EIO;
-    /* JSON numbers are exact up to 2^53. */
-    s->next_handle = (s->next_handle & ((UINT64_C(1) << 51) - 1)) | 1;
+    s->bindings_fd = -1;
     throttle_init(&s->bearers, 6 * SECOND, 60 * SECOND, SECOND / 4, 60 * SECOND);
+    /* Nobody is slowed by what all together guess: that would lock the owner out. */
+    throttle_init(&s->logins, 6 * SECOND, 60 * SECOND, 0, 0);
+    throttle_init(&s->names, 30 * SECOND, 300 * SECOND, 0, 0);
     throttle_init(&s->codes, 60 * SECOND, 300 * SECOND, 20 * SECOND, 600 * SECOND);
     r = rates_init(&s->rates);
     if (r >= 0)
@@ -347,6 +406,9 @@ int security_new(const SecuritySettings *settings, AuditSink sink, Security **re
         r = store_open(settings->state_directory, &s->store);
     if (r < 0)
         return r;
+    r = security_bindings_load(s);
+    if (r < 0)
+        return r;
     if (s->store->damaged) {
         hybus_error("%s was damaged: users and tokens are gone; local root can make new ones",
                     settings->state_directory);
@@ -358,9 +420,9 @@ int security_new(const SecuritySettings *settings, AuditSink sink, Security **re
                     settings->state_directory);
         security_note(s, &self, "state", "written by a newer version: not used");
     }
-    if (s->store->migrated)
-        hybus_notice("%s now keeps its state in a database; a backup is in state.backup-0",
-                   settings->state_directory);
+    if (*s->store->backup)
+        hybus_notice("The state of an older version was taken over; as it was, it is kept in %s/%s",
+                     settings->state_directory, s->store->backup);
     if (s->store->restored)
         hybus_warning("The state comes from elsewhere or from a backup: all tokens are void");
     r = load_policy(s);
@@ -381,6 +443,8 @@ void security_free(Security *s)
     catalogue_free(s->catalogue);
     policy_notes_done(&s->notes);
     store_free(s->store);
+    sessions_done(&s->sessions);
+    security_bindings_done(s);
     audit_free(s->audit);
     history_free(s->history);
     consent_free(s->consent);
@@ -406,10 +470,18 @@ static const char *kind_name(char kind)
     return kind == 'm' ? "method" : kind == 'g' ? "get" : kind == 's' ? "set" : "signal";
 }
 
-static int suggest(const Subject *subject, const Question *q, const Verdict *v, char **ret)
+static int suggest(const Security *s, const Subject *subject, const Question *q, const Verdict *v, char **ret)
 {
-    const char *name = security_subject_name(subject);
+    const char *name;
+    Subject alone = *subject;
     int n;
+
+    /* Of two, the one that lacks it. */
+    alone.behalf = NULL;
+    if (subject->behalf && q->permission && policy_judge(s->policy, &alone, q->permission).allowed)
+        alone = *subject->behalf;
+    subject = &alone;
+    name = security_subject_name(subject);
 
     if (v->allowed || !q->permission || subject->unknown)
         n = asprintf(ret, "%s", "");
@@ -467,7 +539,7 @@ int security_explain(Security *s, const Subject *subject, const Question *q, con
     int error = describe_call(q, &r.call);
 
     if (error >= 0)
-        error = suggest(subject, q, v, &r.suggestion);
+        error = suggest(s, subject, q, v, &r.suggestion);
     if (error < 0 || !r.subject || !r.inputs || !r.permission || !r.rule || !r.file ||
         !r.reason) {
         audit_record_done(&r);
@@ -535,9 +607,10 @@ void security_used(Security *s, const Subject *subject, const char *permission,
 }
 
 void security_turned_away(Security *s, const Subject *subject, const Question *q,
-                          const char *reason, uint64_t n)
+                          const char *reason, const char *audit, uint64_t n)
 {
     AuditRecord record = {
+        .id = (char *)(audit && audit_id_is_valid(s->audit, audit) ? audit : NULL),
         .verdict = "limited",
         .layer = 2,
         .generation = security_generation(s),
@@ -564,4 +637,14 @@ void security_note(Security *s, const Subject *subject, const char *call, const 
                                 .reason = (char *)reason};
 
     (void)audit_add(s->audit, &record, NULL);
+}
+
+void security_note_as(Security *s, const char *kind, const char *name, const char *call,
+                      const char *reason)
+{
+    char text[128];
+    const Subject subject = {.remote = true, .name = text};
+
+    snprintf(text, sizeof text, "%s%.80s", kind, name);
+    security_note(s, &subject, call, reason);
 }

@@ -13,6 +13,7 @@
 #include "history.h"
 #include "policy-read.h"
 #include "policy.h"
+#include "session.h"
 #include "store.h"
 #include "throttle.h"
 
@@ -29,17 +30,23 @@ typedef struct SecuritySettings {
     char *bus_directory; /* included by the configuration of the bus; "": the bus guards nothing for us */
     char *bus_group;     /* of whom the bus denies everything that no rule there allows */
     char *label_code_file; /* the code printed on the device's label, if it has one */
+    uint64_t session_idle, session_lifetime; /* µs; 0: no such bound */
 } SecuritySettings;
+
+typedef enum Credential { CREDENTIAL_TOKEN, CREDENTIAL_SESSION, CREDENTIAL_CERTIFICATE } Credential;
 
 /* Who a remote client is; owned by the connection of the server that asked. */
 typedef struct Principal {
     uint64_t handle;
-    char *name, *token, *protocol;
-    char **roles;
+    char *name, *token, *protocol; /* token NULL: it came with something else */
+    char **own_roles;              /* of the token or certificate */
+    char **roles;                  /* these and those of its user, as of `serial` */
+    uint64_t serial;
     bool encrypted, has_peer;
-    Network peer;              /* its address */
+    Network peer; /* its address */
+    Credential credential;
     uint64_t expires;          /* as in Token */
-    uint8_t hash[SHA256_SIZE]; /* of the token: a later one of the same name is another */
+    uint8_t hash[SHA256_SIZE]; /* of the credential: a later one of the same name is another */
 } Principal;
 
 void principal_free(Principal *p);
@@ -61,9 +68,15 @@ typedef struct Security {
     History *history;
     Consent *consent;
     hybus_page_writer *page;
-    Throttle bearers, codes;
+    Throttle bearers, codes, logins, names; /* names: of users, for strangers */
+    Sessions sessions;
+    struct Binding *bindings; /* binding.h */
+    size_t n_bindings, bindings_written;
+    char *bus_id;
+    int bindings_fd;
+    bool bindings_lost;
     char setup_code[SECURITY_CODE_SIZE + 1]; /* "" once claimed */
-    uint64_t next_handle, last_id;
+    uint64_t last_id;
     SecurityStatistics statistics;
     Moment moment;           /* see security_moment() */
     uint64_t wall_at, windows; /* when its wall clock was read; see policy_windows() */
@@ -77,6 +90,7 @@ HYBUS_DEFINE_CLEANUP(Security, security_free)
 /* Reads all files anew, all or none. -EBADMSG: see policy_error. 1: something changed, 0: nothing. */
 int security_reload(Security *s);
 
+uint64_t security_boottime(void); /* µs of the clock that is never set */
 uint64_t security_generation(const Security *s); /* accepted changes since the device was made */
 uint32_t security_slot(const Subject *subject);
 /* Static buffer; "uid:1000", "user:alice", "anonymous". */
@@ -103,6 +117,18 @@ int security_grant(Security *s, const Subject *caller, const char *id, const cha
 int security_revoke(Security *s, const Subject *caller, const char *id, hybus_config_error *e);
 
 int security_add_user(Security *s, const Subject *caller, const char *name);
+/* `password` as crypt(5) writes it, or NULL. Whoever sets one could log in with it, and roles bring
+ * rights: the caller must hold all that the user is granted. */
+int security_add_user_with(Security *s, const Subject *caller, const char *name, char *const *roles,
+                           const char *password, hybus_config_error *e);
+/* Its sessions end. -ENOENT, -EACCES; 1 */
+int security_set_password(Security *s, const Subject *caller, const char *name,
+                          const char *password, hybus_config_error *e);
+int security_set_roles(Security *s, const Subject *caller, const char *name, char *const *roles,
+                       hybus_config_error *e);
+/* The same checks, before the work is done. */
+int security_check_user(Security *s, const Subject *caller, const char *name, char *const *roles,
+                        hybus_config_error *e);
 int security_remove_user(Security *s, const Subject *caller, const char *name);
 int security_remove_token(Security *s, const Subject *caller, const char *name);
 /* `as` NULL: the token stands for itself. Roles and users bring rights: the maker must hold them. */
@@ -122,8 +148,12 @@ typedef struct Connect {
     const char *protocol, *peer, *tls, *bearer;
 } Connect;
 int security_connect(Security *s, const Connect *c, Principal **ret, uint64_t *ret_wait);
-/* Its token has been removed or has expired: it holds nothing any more. */
+/* Its credential has been removed or has expired: it holds nothing any more. */
 bool security_principal_is_void(Security *s, const Principal *p);
+/* Looks whether its user has got other roles meanwhile. */
+int security_principal_refresh(Security *s, Principal *p);
+/* Its client is there: a session is in use. */
+void security_principal_touch(Security *s, const Principal *p);
 /* µs of store_now() when the next token expires; UINT64_MAX: none will. */
 uint64_t security_next_expiry(Security *s);
 /* Moves the slots of principals whose tokens have expired since `since`. Whether there were any. */
@@ -139,6 +169,26 @@ bool security_windows_moved(Security *s);
 uint64_t security_next_window(Security *s);
 /* Does the subject hold it now, without any particular call? */
 bool security_allows(Security *s, const Subject *subject, const char *permission);
+/* A login, in two steps between which the password is compared. Begin: -EAGAIN with *ret_wait. End: 1 and
+ * the secret of a new session; -EKEYREJECTED; -EAGAIN; -EACCES (may not connect); -ENOBUFS. */
+typedef struct Login {
+    const char *user, *protocol, *peer, *tls;
+} Login;
+typedef struct LoginCheck {
+    char *hash;   /* to compare with; NULL: compare with nothing, for as long */
+    bool known;   /* it has logged in from there before */
+    uint64_t key; /* of the peer */
+} LoginCheck;
+void login_check_done(LoginCheck *c);
+int security_login_begin(Security *s, const Login *l, LoginCheck *ret, uint64_t *ret_wait);
+int security_login_end(Security *s, const Login *l, const LoginCheck *check, bool right,
+                       char **ret_secret, uint64_t *ret_expires, uint64_t *ret_wait);
+/* NULL: there is none of that secret, or it is over. */
+Session *security_session_of(Security *s, const char *secret);
+bool security_session_is_over(const Security *s, const Session *session);
+/* 1, or -ENOENT. */
+int security_logout(Security *s, const char *secret);
+int security_remove_session(Security *s, const Subject *caller, uint64_t id);
 
 /* One judgement with all that is known about it. `call` may be NULL. */
 typedef struct Question {
@@ -158,8 +208,9 @@ int security_record_refusal(Security *s, const Subject *subject, const Question 
 /* What a filter has let pass: the first of each kind is recorded, the rest counted. */
 void security_used(Security *s, const Subject *subject, const char *permission,
                    const char *service, uint64_t n);
-/* What a filter turned away without a judgement, and why; counted likewise. */
+/* What a filter turned away without a judgement, and why; counted likewise. `audit`: the id that it gave
+ * the record, or NULL. */
 void security_turned_away(Security *s, const Subject *subject, const Question *q,
-                          const char *reason, uint64_t n);
+                          const char *reason, const char *audit, uint64_t n);
 /* Records a change of policy, user or token. */
 void security_note(Security *s, const Subject *subject, const char *call, const char *reason);

@@ -26,6 +26,8 @@ static const hybus_setting settings[] = {
      "/run/hybridos/security"},
     {"Setup", "LabelCodeFile", HYBUS_SETTING_STRING, FIELD(label_code_file),
      "/etc/hybridos/setup-code"},
+    {"Sessions", "Idle", HYBUS_SETTING_SECONDS, FIELD(session_idle), "1h"},
+    {"Sessions", "Lifetime", HYBUS_SETTING_SECONDS, FIELD(session_lifetime), "12h"},
     {"Bus", "Directory", HYBUS_SETTING_STRING, FIELD(bus_directory), "/run/hybridos/bus"},
     {"Bus", "Group", HYBUS_SETTING_STRING, FIELD(bus_group), "hybridos"},
     {0},

@@ -39,6 +39,16 @@ static void count(Security *s, const Subject *subject, const Question *q, const 
     const Conditions *c = &v->rule->more;
 
     security_used(s, subject, q->permission, q->service, 1);
+    if (subject->behalf) {
+        Subject holder = *subject;
+        Verdict own;
+
+        holder.behalf = NULL;
+        own = policy_judge(s->policy, &holder, q->permission);
+        if (own.rule && own.rule->more.rate)
+            rates_take(&s->rates, own.rule->id, security_subject_name(subject), own.rule->more.rate,
+                       own.rule->more.rate_usec, security_boottime());
+    }
     if (c->rate)
         rates_take(&s->rates, v->rule->id, security_subject_name(subject), c->rate, c->rate_usec,
                    security_boottime());
@@ -66,7 +76,8 @@ int single_judge(Security *s, Subject *subject, const Question *q, const json_t 
     subject->moment = &ret->moment;
     ret->verdict = policy_judge(s->policy, subject, q->permission);
     ret->moment.wants_arguments = NULL; /* it outlives this call */
-    ret->ask = !ret->verdict.allowed && ret->verdict.rule && ret->verdict.rule->kind == RULE_ASK;
+    /* A person speaks for one of the two only, and both must be allowed. */
+    ret->ask = !subject->behalf && !ret->verdict.allowed && ret->verdict.rule && ret->verdict.rule->kind == RULE_ASK;
     /* A person is shown them in any case. */
     ret->wants_arguments = (wants || ret->ask) && json_is_false(arguments) && ret->member;
     ret->once = ret->verdict.allowed && !ret->wants_arguments;

@@ -2,6 +2,7 @@
 #include "state-file.h"
 
 #include <fcntl.h>
+#include <hybus/file.h>
 #include <openssl/sha.h>
 #include <sys/stat.h>
 
@@ -71,9 +72,9 @@ int read_file_limited(const char *directory, const char *name, size_t max, char 
                       size_t *ret_size)
 {
     _cleanup_(closep) int dir = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC), fd = -1;
-    _cleanup_(freep) char *data = NULL;
     struct stat st;
-    size_t size = 0;
+    void *data;
+    int r;
 
     if (dir < 0)
         return -errno;
@@ -84,26 +85,10 @@ int read_file_limited(const char *directory, const char *name, size_t max, char 
         return -EBADMSG;
     if (!is_ours(&st))
         return -EPERM;
-    if (st.st_size < 0 || (size_t)st.st_size > max)
-        return -EFBIG;
-    data = malloc((size_t)st.st_size + 1);
-    if (!data)
-        return -ENOMEM;
-    while (size < (size_t)st.st_size) {
-        ssize_t n = read(fd, data + size, (size_t)st.st_size - size);
-
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
-            return -errno;
-        if (n == 0)
-            break;
-        size += (size_t)n;
-    }
-    data[size] = '\0';
-    *ret = TAKE_PTR(data);
-    *ret_size = size;
-    return 0;
+    r = hybus_file_read(fd, max, &data, ret_size);
+    if (r >= 0)
+        *ret = data;
+    return r;
 }
 
 void sha256(const void *data, size_t size, uint8_t ret[SHA256_SIZE])

@@ -15,7 +15,7 @@
 #include "policy.h"
 #include "store-internal.h"
 
-#define VERSION 1
+#define VERSION 2
 #define NEW_FILE ".state.db.new"
 #define DAMAGED_FILE "state.damaged"
 #define DATABASE_MAX (16u * 1024u * 1024u)
@@ -23,18 +23,30 @@
 #define STRINGIFY_(x) #x
 #define STRINGIFY(x) STRINGIFY_(x)
 
-/* Every row of every table that this version knows, in one order. */
-static const char *const sealed[] = {
-    "SELECT key, value FROM state WHERE key IN ('anchor', 'claimed', 'floor', 'generation') ORDER BY key",
-    "SELECT name, password, roles, created FROM users ORDER BY name",
-    "SELECT name, principal, roles, sha256, created, expires, last_used FROM tokens ORDER BY name",
-    "SELECT name, principal, roles, sha256, created, expires, revoked FROM certificates ORDER BY name",
+#define SEALED_STATE \
+    "SELECT key, value FROM state WHERE key IN ('anchor', 'claimed', 'floor', 'generation') ORDER BY key"
+#define SEALED_TOKENS \
+    "SELECT name, principal, roles, sha256, created, expires, last_used FROM tokens ORDER BY name"
+#define SEALED_CERTIFICATES \
+    "SELECT name, principal, roles, sha256, created, expires, revoked FROM certificates ORDER BY name"
+
+/* Every row of every table that each version knows, in one order. */
+static const char *const sealed[VERSION + 1][5] = {
+    [1] = {SEALED_STATE, "SELECT name, password, roles, created FROM users ORDER BY name",
+           SEALED_TOKENS, SEALED_CERTIFICATES},
+    [2] = {SEALED_STATE, "SELECT name, password, roles, known, created FROM users ORDER BY name",
+           SEALED_TOKENS, SEALED_CERTIFICATES},
+};
+
+/* What makes a version of the one before it. */
+static const char *const steps[VERSION + 1] = {
+    [2] = "ALTER TABLE users ADD COLUMN known TEXT NOT NULL DEFAULT ''",
 };
 
 static const char schema[] =
     "CREATE TABLE state(key TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID;"
     "CREATE TABLE users(name TEXT PRIMARY KEY, password TEXT NOT NULL, roles TEXT NOT NULL, "
-    "created INTEGER NOT NULL) WITHOUT ROWID;"
+    "known TEXT NOT NULL, created INTEGER NOT NULL) WITHOUT ROWID;"
     "CREATE TABLE tokens(name TEXT PRIMARY KEY, principal TEXT NOT NULL, roles TEXT NOT NULL, "
     "sha256 BLOB NOT NULL, created INTEGER NOT NULL, expires INTEGER NOT NULL, "
     "last_used INTEGER NOT NULL) WITHOUT ROWID;"
@@ -194,15 +206,16 @@ static int seal_row(EVP_MD_CTX *d, sqlite3_stmt *s)
     return ok ? 0 : -ENOMEM;
 }
 
-static int seal_of(sqlite3 *db, uint8_t ret[SHA256_SIZE])
+static int seal_of(sqlite3 *db, int64_t version, uint8_t ret[SHA256_SIZE])
 {
+    const char *const *query = sealed[MIN_OF(version, VERSION)];
     _cleanup_(digest_free) EVP_MD_CTX *d = EVP_MD_CTX_new();
     int r = d && EVP_DigestInit_ex(d, EVP_sha256(), NULL) == 1 ? 0 : -ENOMEM;
 
-    for (size_t i = 0; r >= 0 && i < ELEMENTS(sealed); i++) {
+    for (; r >= 0 && *query; query++) {
         _cleanup_(finalize) sqlite3_stmt *s = NULL;
 
-        r = prepare(db, sealed[i], &s);
+        r = prepare(db, *query, &s);
         while (r >= 0 && (r = step(db, s)) > 0)
             r = seal_row(d, s);
     }
@@ -211,11 +224,11 @@ static int seal_of(sqlite3 *db, uint8_t ret[SHA256_SIZE])
     return r;
 }
 
-static int check_seal(sqlite3 *db)
+static int check_seal(sqlite3 *db, int64_t version)
 {
     _cleanup_(finalize) sqlite3_stmt *s = NULL;
     uint8_t seal[SHA256_SIZE];
-    int r = seal_of(db, seal);
+    int r = seal_of(db, version, seal);
 
     if (r >= 0)
         r = prepare(db, "SELECT value FROM state WHERE key = 'seal'", &s);
@@ -228,6 +241,40 @@ static int check_seal(sqlite3 *db)
                    memcmp(sqlite3_column_blob(s, 0), seal, sizeof seal) == 0
                ? 0
                : -EBADMSG;
+}
+
+static const char put_state_sql[] =
+    "INSERT INTO state(key, value) VALUES(?1, ?2) ON CONFLICT(key) DO UPDATE "
+    "SET value = excluded.value WHERE value IS NOT excluded.value";
+
+static void bind_text(sqlite3_stmt *q, int i, const char *text)
+{
+    (void)sqlite3_bind_text(q, i, strempty(text), -1, SQLITE_TRANSIENT);
+}
+
+static void bind_number(sqlite3_stmt *q, int i, uint64_t number)
+{
+    (void)sqlite3_bind_int64(q, i, (sqlite3_int64)MIN_OF(number, (uint64_t)INT64_MAX));
+}
+
+static void bind_hash(sqlite3_stmt *q, int i, const uint8_t hash[SHA256_SIZE])
+{
+    (void)sqlite3_bind_blob(q, i, hash, SHA256_SIZE, SQLITE_TRANSIENT);
+}
+
+static int save_seal(sqlite3 *db)
+{
+    _cleanup_(finalize) sqlite3_stmt *q = NULL;
+    uint8_t seal[SHA256_SIZE];
+    int r = seal_of(db, VERSION, seal);
+
+    if (r >= 0)
+        r = prepare(db, put_state_sql, &q);
+    if (r < 0)
+        return r;
+    bind_text(q, 1, "seal");
+    bind_hash(q, 2, seal);
+    return run_bound(db, q);
 }
 
 /* --- reading --------------------------------------------------------------------------------- */
@@ -266,15 +313,18 @@ static int load_state(Store *s, sqlite3 *db, const char *anchor)
 static int load_users(Store *s, sqlite3 *db)
 {
     _cleanup_(finalize) sqlite3_stmt *q = NULL;
-    int r = prepare(db, "SELECT name, password, roles, created FROM users", &q);
+    int r = prepare(db, "SELECT name, password, roles, known, created FROM users", &q);
 
     while (r >= 0 && (r = step(db, q)) > 0) {
-        _cleanup_(words_freep) char **roles = NULL;
-        User u = {.name = (char *)text_at(q, 0), .created = number_at(q, 3)};
+        _cleanup_(words_freep) char **roles = NULL, **known = NULL;
+        User u = {.name = (char *)text_at(q, 0), .created = number_at(q, 4)};
 
         u.password = *text_at(q, 1) ? (char *)text_at(q, 1) : NULL;
         r = words_split(text_at(q, 2), &roles);
+        if (r >= 0)
+            r = words_split(text_at(q, 3), &known);
         u.roles = roles;
+        u.known = known;
         if (r >= 0)
             r = store_put_user(s, &u);
     }
@@ -339,14 +389,16 @@ static int load_certificates(Store *s, sqlite3 *db)
 }
 
 /* 0: ours or one that we may write beside. A version that cannot be told apart from none is damage. */
-static int check_version(sqlite3 *db)
+static int check_version(sqlite3 *db, int64_t *ret)
 {
     int64_t version, compatible = 0;
     int r = number_of(db, "PRAGMA user_version", &version);
 
     if (r >= 0 && version < 1)
         return -EBADMSG;
-    if (r < 0 || version == VERSION)
+    if (r >= 0)
+        *ret = version;
+    if (r < 0 || version <= VERSION)
         return r;
     r = number_of(db, "SELECT value FROM state WHERE key = 'compatible'", &compatible);
     return r == -ENOMEM ? r : r >= 0 && compatible >= 1 && compatible <= VERSION ? 0 : -EPROTONOSUPPORT;
@@ -372,21 +424,73 @@ static int check_files(const char *directory)
     return journal == -ENOENT ? 0 : journal;
 }
 
+static int check_database(sqlite3 *db, int64_t *ret_version)
+{
+    int r = run(db, "BEGIN IMMEDIATE"); /* plays back what a power failure has left */
+
+    if (r >= 0)
+        r = check_version(db, ret_version);
+    if (r >= 0)
+        r = check_pages(db);
+    if (r >= 0)
+        r = check_seal(db, *ret_version);
+    return r < 0 ? r : run(db, "COMMIT");
+}
+
+/* A copy of what the older version could go on with. */
+static int back_up(Store *s, sqlite3 *db, int64_t version)
+{
+    _cleanup_(finalize) sqlite3_stmt *q = NULL;
+    _cleanup_(freep) char *path = NULL;
+    mode_t mask;
+    int r;
+
+    snprintf(s->backup, sizeof s->backup, "state.backup-%d", (int)version);
+    if (asprintf(&path, "%s/%s", s->directory, s->backup) < 0) {
+        path = NULL;
+        return -ENOMEM;
+    }
+    if (unlink(path) < 0 && errno != ENOENT)
+        return -errno;
+    r = prepare(db, "VACUUM INTO ?1", &q);
+    if (r < 0)
+        return r;
+    bind_text(q, 1, path);
+    mask = umask(0077);
+    r = step(db, q);
+    (void)umask(mask);
+    return r;
+}
+
+static int migrate(Store *s, sqlite3 *db, int64_t version)
+{
+    int r = back_up(s, db, version);
+
+    if (r >= 0)
+        r = run(db, "BEGIN IMMEDIATE");
+    for (int64_t next = version + 1; r >= 0 && next <= VERSION; next++)
+        r = run(db, steps[next]);
+    if (r >= 0)
+        r = run(db, "PRAGMA user_version = " STRINGIFY(VERSION));
+    if (r >= 0)
+        r = save_seal(db);
+    return r < 0 ? r : run(db, "COMMIT");
+}
+
 int store_database_load(Store *s, const char *anchor)
 {
     _cleanup_(close_database) sqlite3 *db = NULL;
+    int64_t version = VERSION;
     int r = check_files(s->directory);
 
     if (r >= 0)
         r = open_file(s->directory, STORE_DATABASE, &db);
     if (r >= 0)
-        r = run(db, "BEGIN IMMEDIATE"); /* plays back what a power failure has left */
+        r = check_database(db, &version);
+    if (r >= 0 && version < VERSION)
+        r = migrate(s, db, version);
     if (r >= 0)
-        r = check_version(db);
-    if (r >= 0)
-        r = check_pages(db);
-    if (r >= 0)
-        r = check_seal(db);
+        r = run(db, "BEGIN");
     if (r >= 0)
         r = load_state(s, db, anchor);
     if (r >= 0)
@@ -403,13 +507,11 @@ int store_database_load(Store *s, const char *anchor)
 /* --- writing --------------------------------------------------------------------------------- */
 
 /* Only what has changed is written: a page that stays the same costs no flash. */
-static const char put_state_sql[] =
-    "INSERT INTO state(key, value) VALUES(?1, ?2) ON CONFLICT(key) DO UPDATE "
-    "SET value = excluded.value WHERE value IS NOT excluded.value";
 static const char put_user_sql[] =
-    "INSERT INTO users(name, password, roles, created) VALUES(?1, ?2, ?3, ?4) ON CONFLICT(name) DO "
-    "UPDATE SET password = excluded.password, roles = excluded.roles, created = excluded.created "
-    "WHERE (password, roles, created) IS NOT (excluded.password, excluded.roles, excluded.created)";
+    "INSERT INTO users(name, password, roles, known, created) VALUES(?1, ?2, ?3, ?4, ?5) "
+    "ON CONFLICT(name) DO UPDATE SET password = excluded.password, roles = excluded.roles, "
+    "known = excluded.known, created = excluded.created WHERE (password, roles, known, created) "
+    "IS NOT (excluded.password, excluded.roles, excluded.known, excluded.created)";
 static const char put_token_sql[] =
     "INSERT INTO tokens(name, principal, roles, sha256, created, expires, last_used) "
     "VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT(name) DO "
@@ -425,24 +527,9 @@ static const char put_certificate_sql[] =
     "WHERE (principal, roles, sha256, created, expires, revoked) IS NOT (excluded.principal, "
     "excluded.roles, excluded.sha256, excluded.created, excluded.expires, excluded.revoked)";
 
-static void bind_text(sqlite3_stmt *q, int i, const char *text)
+static int bind_words(sqlite3_stmt *q, int i, char *const *words)
 {
-    (void)sqlite3_bind_text(q, i, strempty(text), -1, SQLITE_TRANSIENT);
-}
-
-static void bind_number(sqlite3_stmt *q, int i, uint64_t number)
-{
-    (void)sqlite3_bind_int64(q, i, (sqlite3_int64)MIN_OF(number, (uint64_t)INT64_MAX));
-}
-
-static void bind_hash(sqlite3_stmt *q, int i, const uint8_t hash[SHA256_SIZE])
-{
-    (void)sqlite3_bind_blob(q, i, hash, SHA256_SIZE, SQLITE_TRANSIENT);
-}
-
-static int bind_roles(sqlite3_stmt *q, int i, char *const *roles)
-{
-    _cleanup_(freep) char *text = words_join(roles);
+    _cleanup_(freep) char *text = words_join(words);
 
     bind_text(q, i, text);
     return text ? 0 : -ENOMEM;
@@ -483,8 +570,10 @@ static int save_users(const Store *s, sqlite3 *db)
 
         bind_text(q, 1, u->name);
         bind_text(q, 2, u->password);
-        bind_number(q, 4, u->created);
-        r = bind_roles(q, 3, u->roles);
+        bind_number(q, 5, u->created);
+        r = bind_words(q, 4, u->known);
+        if (r >= 0)
+            r = bind_words(q, 3, u->roles);
         if (r >= 0)
             r = run_bound(db, q);
     }
@@ -505,7 +594,7 @@ static int save_tokens(const Store *s, sqlite3 *db)
         bind_number(q, 5, t->created);
         bind_number(q, 6, t->expires);
         bind_number(q, 7, t->last_used);
-        r = bind_roles(q, 3, t->roles);
+        r = bind_words(q, 3, t->roles);
         if (r >= 0)
             r = run_bound(db, q);
     }
@@ -526,7 +615,7 @@ static int save_certificates(const Store *s, sqlite3 *db)
         bind_number(q, 5, c->created);
         bind_number(q, 6, c->expires);
         bind_number(q, 7, c->revoked);
-        r = bind_roles(q, 3, c->roles);
+        r = bind_words(q, 3, c->roles);
         if (r >= 0)
             r = run_bound(db, q);
     }
@@ -556,27 +645,13 @@ static int remove_rows(Store *s, sqlite3 *db)
                                     "DELETE FROM certificates WHERE NOT is_kept('certificates', name)");
 }
 
-static int save_seal(sqlite3 *db)
-{
-    _cleanup_(finalize) sqlite3_stmt *q = NULL;
-    uint8_t seal[SHA256_SIZE];
-    int r = seal_of(db, seal);
-
-    if (r >= 0)
-        r = prepare(db, put_state_sql, &q);
-    if (r < 0)
-        return r;
-    bind_text(q, 1, "seal");
-    bind_hash(q, 2, seal);
-    return run_bound(db, q);
-}
-
 static int save(Store *s, sqlite3 *db, const char *anchor, bool new)
 {
     int r = run(db, "BEGIN IMMEDIATE");
+    int64_t version;
 
     if (r >= 0)
-        r = new ? run(db, schema) : check_version(db);
+        r = new ? run(db, schema) : check_version(db, &version);
     if (r >= 0)
         r = remove_rows(s, db);
     if (r >= 0)

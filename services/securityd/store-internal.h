@@ -8,6 +8,8 @@
 #define STORE_DATABASE "state.db"
 #define STORE_OLD_FILE "state" /* what was written before there was a database; now says so */
 
+#define STORE_OLD_BACKUP "state.backup-0"
+
 void store_clear(Store *s);
 
 /* The birth time of the anchor, which is made if there is none. */

@@ -13,7 +13,6 @@
 
 #define STATE_KIND "state"
 #define STATE_MAX (4u * 1024u * 1024u)
-#define BACKUP_FILE "state.backup-0"
 #define DAMAGED_FILE "state.damaged"
 #define NOTE "The state is in " STORE_DATABASE ". This note keeps older versions from starting anew.\n"
 
@@ -116,7 +115,7 @@ int store_old_retire(const char *directory)
     if (r >= 0 && streq(text, NOTE))
         return 0;
     if (r >= 0) {
-        r = write_file_atomically(directory, BACKUP_FILE, text, size, 0600);
+        r = write_file_atomically(directory, STORE_OLD_BACKUP, text, size, 0600);
         if (r < 0)
             return r;
     }

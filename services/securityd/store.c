@@ -19,6 +19,7 @@ static void user_done(User *u)
     free(u->name);
     free(u->password);
     words_free(u->roles);
+    words_free(u->known);
 }
 
 static void token_done(Token *t)
@@ -104,7 +105,7 @@ static int store_new(const char *directory, Store **ret)
 
 static bool is_damage(int r)
 {
-    return r == -EBADMSG || r == -EPERM || r == -EFBIG || r == -ELOOP;
+    return r == -EBADMSG || r == -EPERM || r == -EACCES || r == -EFBIG || r == -ELOOP;
 }
 
 /* A device that nobody can reach must start, but not as one that the next visitor may claim. It is
@@ -133,7 +134,7 @@ static int load_old(Store *s, const char *anchor)
     }
     if (r < 0)
         return r;
-    s->migrated = true;
+    snprintf(s->backup, sizeof s->backup, STORE_OLD_BACKUP);
     r = store_database_save(s, anchor);
     return r < 0 ? r : store_old_retire(s->directory);
 }
@@ -235,10 +236,11 @@ int store_put_user(Store *s, const User *u)
         return -EEXIST;
     if (s->n_users >= STORE_USERS_MAX)
         return -ENOBUFS;
-    *new = (User){.name = strdup(u->name), .created = u->created};
+    *new = (User){.name = strdup(u->name), .created = u->created, .serial = ++s->last_serial};
     if (u->password)
         new->password = strdup(u->password);
-    if (!new->name || !new->password != !u->password || copy_words(u->roles, &new->roles) < 0) {
+    if (!new->name || !new->password != !u->password || copy_words(u->roles, &new->roles) < 0 ||
+        copy_words(u->known, &new->known) < 0) {
         user_done(new);
         return -ENOMEM;
     }
@@ -251,6 +253,22 @@ int store_add_user(Store *s, const char *name, char *const *roles)
     const User u = {.name = (char *)name, .roles = (char **)roles, .created = store_now(s)};
 
     return store_put_user(s, &u);
+}
+
+int store_set_roles(Store *s, User *u, char *const *roles)
+{
+    char **new = NULL;
+
+    if (!roles_are_valid(roles))
+        return -EINVAL;
+    if (copy_words(roles, &new) < 0) {
+        words_free(new);
+        return -ENOMEM;
+    }
+    words_free(u->roles);
+    u->roles = new;
+    u->serial = ++s->last_serial;
+    return 0;
 }
 
 int store_remove_user(Store *s, const char *name)
@@ -273,12 +291,12 @@ Token *store_token(Store *s, const char *name)
     return NULL;
 }
 
-/* "hyb_" and 43 characters of base64url: 256 bits, safe in headers, URLs and shells. */
-static int make_secret(char **ret)
+/* 43 characters of base64url. */
+int store_make_secret(const char *prefix, char **ret)
 {
     static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     uint8_t random[33] = {0};
-    char *s = malloc(sizeof SECRET_PREFIX + 44), *p;
+    char *s = malloc(strlen(prefix) + 45), *p;
 
     if (!s)
         return -ENOMEM;
@@ -286,7 +304,7 @@ static int make_secret(char **ret)
         free(s);
         return -EIO;
     }
-    p = stpcpy(s, SECRET_PREFIX);
+    p = stpcpy(s, prefix);
     for (size_t i = 0; i < 33; i += 3) {
         uint32_t v = (uint32_t)random[i] << 16 | (uint32_t)random[i + 1] << 8 | random[i + 2];
 
@@ -330,7 +348,7 @@ int store_add_token(Store *s, const char *name, const char *principal, char *con
                .principal = (char *)principal,
                .roles = (char **)roles,
                .created = store_now(s)};
-    int r = make_secret(&secret);
+    int r = store_make_secret(SECRET_PREFIX, &secret);
 
     if (r < 0)
         return r;

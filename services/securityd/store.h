@@ -22,7 +22,9 @@ typedef struct User {
     char *name;
     char *password; /* as crypt(5) writes its hash; NULL: none, no login */
     char **roles;
+    char **known;     /* keys of the places from which it has logged in */
     uint64_t created; /* µs of CLOCK_REALTIME */
+    uint64_t serial;  /* another one whenever its roles change; not kept */
 } User;
 
 typedef struct Token {
@@ -49,13 +51,14 @@ typedef struct Store {
     size_t n_tokens;
     Certificate *certificates;
     size_t n_certificates;
+    uint64_t last_serial;
     uint64_t generation;
     uint64_t floor; /* no earlier time than this has been since the last write */
     bool claimed;
     bool restored; /* the tokens have been made void, see above */
     bool damaged;  /* started over: users and tokens are gone, but nobody can claim the device anew */
     bool foreign;  /* a version that is too new for this one wrote it: nobody is known, nothing is saved */
-    bool migrated; /* read from what an older version wrote, of which a backup was kept */
+    char backup[32]; /* of what an older version wrote, from which this was made; "" */
 } Store;
 
 /* Nothing there is an empty store. A damaged one (or one that others can write) is put aside. */
@@ -71,7 +74,11 @@ uint64_t store_now(Store *s);
 User *store_user(Store *s, const char *name);
 /* `roles` may be NULL. -EEXIST, -ENOBUFS, -EINVAL. */
 int store_add_user(Store *s, const char *name, char *const *roles);
+int store_set_roles(Store *s, User *u, char *const *roles);
 int store_remove_user(Store *s, const char *name);
+
+/* `prefix` and 256 random bits that are safe in headers, URLs and shells. */
+int store_make_secret(const char *prefix, char **ret);
 
 Token *store_token(Store *s, const char *name);
 /* Makes a token; *ret_secret is shown once and never kept. -EEXIST, -ENOBUFS. */

@@ -21,7 +21,8 @@ typedef enum Knowledge { UNKNOWN = -1, NO = 0, YES = 1 } Knowledge;
 
 struct Subject {
     bool unknown; /* a connection to the bus whose credentials nobody attests: it holds nothing */
-    const char *bus_name; /* of an unknown one */
+    const char *bus_name; /* of an unknown one, and of a bound one */
+    const struct Subject *behalf; /* for whom a bound connection acts: both must be allowed */
     bool remote;
     /* local */
     uint32_t uid;

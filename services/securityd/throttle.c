@@ -19,7 +19,7 @@ static uint64_t hash(const void *data, size_t size)
     return (h ^ h >> 31) | 1;
 }
 
-static uint64_t peer_hash(const char *peer)
+uint64_t throttle_key(const char *peer)
 {
     char text[INET6_ADDRSTRLEN + 32];
     unsigned char address[16] = {0};
@@ -84,7 +84,7 @@ static uint64_t fill(uint64_t *empty_at, uint64_t now, uint64_t cost, uint64_t b
 
 uint64_t throttle_failure(Throttle *t, const char *peer, uint64_t now)
 {
-    uint64_t own = fill(&take(t, peer_hash(peer))->empty_at, now, t->cost, t->burst);
+    uint64_t own = fill(&take(t, throttle_key(peer))->empty_at, now, t->cost, t->burst);
     uint64_t all = fill(&t->all_empty_at, now, t->all_cost, t->all_burst);
 
     return MAX_OF(own, all);
@@ -92,7 +92,7 @@ uint64_t throttle_failure(Throttle *t, const char *peer, uint64_t now)
 
 uint64_t throttle_wait(const Throttle *t, const char *peer, uint64_t now)
 {
-    const ThrottleBucket *b = find(t, peer_hash(peer));
+    const ThrottleBucket *b = find(t, throttle_key(peer));
     uint64_t own = b ? over(b->empty_at + t->cost, now, t->burst) : 0;
 
     return MAX_OF(own, over(t->all_empty_at + t->all_cost, now, t->all_burst));

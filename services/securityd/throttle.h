@@ -22,6 +22,9 @@ typedef struct Throttle {
 void throttle_init(Throttle *t, uint64_t cost, uint64_t burst, uint64_t all_cost,
                    uint64_t all_burst);
 
+/* What stands for `peer` below: the same for whatever counts as one. */
+uint64_t throttle_key(const char *peer);
+
 /* Counts a failure of `peer` at `now`. "192.0.2.7:4711" is an address, whatever the port; of an IPv6
  * address only the network of 64 bits counts; any other text is a peer by itself ("uid 1000").
  * Returns 0 when it is within what is allowed, else the µs to wait. */

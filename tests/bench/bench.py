@@ -184,7 +184,30 @@ def mediation(build, say):
     return mediate.run(build, say)
 
 
-BENCHES = {f.__name__: f for f in (mediation, responder, idle, boot, size)}
+LOG_CONFIG = '[log]\nRateBurst = 0\n'
+JOURNAL_CONFIG = '[Journal]\nRateLimitIntervalSec=0\n'
+
+
+def log(build, say):
+    """Taking in, keeping and finding records: h-logged against journald, rsyslog and busybox syslogd."""
+    d = started(build, say, ['only-bench'])
+    try:
+        put(d, program(build, 'tests/bench/log/bench-log-send'))
+        script = put(d, HERE / 'log/log.py')
+        for path, text in (('/etc/hybridos/logged.conf.d/bench.conf', LOG_CONFIG),
+                           ('/etc/systemd/journald.conf.d/90-bench.conf', JOURNAL_CONFIG)):
+            d.run('mkdir', '-p', os.path.dirname(path), check=True)
+            d.run('tee', path, input=text, check=True)
+        d.run('systemctl', 'restart', 'systemd-journald.service', 'h-logged.service', check=True)
+        result = d.run('python3', script, '/run/hybridos-bench', timeout=1800)
+        if result.returncode:
+            raise Problem(f'the benchmark failed: {(result.stdout + result.stderr)[-2000:]}')
+        return json.loads(result.stdout)
+    finally:
+        ended(d)
+
+
+BENCHES = {f.__name__: f for f in (mediation, responder, log, idle, boot, size)}
 
 
 def table(result):

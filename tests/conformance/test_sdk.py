@@ -5,7 +5,7 @@ import struct
 import pytest
 
 from channel import (ATTACH, ATTACHED, CANCEL, CREDIT, DATA, END, GOAWAY, GONE, INITIAL, NOTIFY, PING, PONG,
-                     REFUSED, REGISTER, REGISTERED, REQUEST, RESPONSE, SESSION, UNREGISTER, WATCH, Listener,
+                     REFUSED, REGISTER, REGISTERED, REQUEST, RESPONSE, RESUME, RESUMED, SESSION, UNREGISTER, WATCH, Listener,
                      ServerPeer, fields, frame)
 
 
@@ -440,6 +440,52 @@ def test_watch(world):
     assert server.get("/watches").body == b"/value 5\n"
     server.send(WATCH, stream=at, value=0, payload=fields((":path", "/value")))
     assert server.get("/watches").body == b"/value 0\n"
+
+
+def test_attach_says_what_can_be_resumed(world):
+    world.start()
+    world.accept_registrar()
+    world.name_server()
+    world.admit(world.registers())
+    server = world.accept_server(attach=False)
+    said = [dict(server.expect(ATTACH).fields()) for _ in range(2)]
+    assert {s[":namespace"]: s.get(":resume") for s in said} == {"/test": "1", "/test-pieces": None}
+
+
+@pytest.mark.parametrize("id_, wanted", [("v1", ("v2", None)), ("v2", ("v3", None)), ("v3", None), ("else", ("v3", "1"))])
+def test_resume(world, id_, wanted):
+    server = world.up()
+    at = server.ids["/test"]
+    server.send(RESUME, stream=at, value=77, payload=fields((":path", "/value"), (":id", id_)))
+    f = server.expect(RESUMED, at)
+    said = dict(f.fields(f.value))
+    assert said.pop(":token") == "77"
+    if not wanted:
+        assert (f.code, said, f.payload[f.value:]) == (204, {}, b"")
+        return
+    next_id, gap = wanted
+    assert f.code == 200 and said.pop(":gap", None) == gap
+    assert said == {":id": next_id, "content-type": "text/plain"}
+    assert f.payload[f.value:] == f"value {next_id}".encode()
+
+
+def test_resume_of_what_does_not_do_it(world):
+    server = world.up()
+    server.send(RESUME, stream=server.ids["/test-pieces"], value=1, payload=fields((":path", "/"), (":id", "v1")))
+    server.send(RESUME, stream=4711, value=1, payload=fields((":path", "/"), (":id", "v1")))
+    assert server.sync() == []
+    # Types that may be ignored are, others than this one.
+    server.send(0x8f, stream=server.ids["/test"], payload=b"whatever")
+    assert server.sync() == []
+
+
+@pytest.mark.parametrize("value, payload", [(0, fields((":path", "/"), (":id", "v1"))), (1, fields((":path", "/"))),
+                                            (1, fields((":id", "v1"))), (1, b"\1"),
+                                            (1, fields((":path", "/\0"), (":id", "v1")))])
+def test_malformed_resume(world, value, payload):
+    server = world.up()
+    server.send(RESUME, stream=server.ids["/test"], value=value, payload=payload)
+    server.expect_closed()
 
 
 def test_watchers_of_a_lost_server_are_gone(world):

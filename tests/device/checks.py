@@ -94,8 +94,8 @@ def device(folder, bus, pattern, quick, tally):
 
 
 def cleanup():
-    for bus in simulated.BUSES:
-        d = simulated.Device(f'test-{bus}')
+    for instance in (f'{kind}-{bus}' for kind in ('test', 'closed') for bus in simulated.BUSES):
+        d = simulated.Device(instance)
         if d.folder.exists():
             d.stop(quick=True)
             d.wipe()

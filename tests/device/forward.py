@@ -66,58 +66,73 @@ def tcp_handler(port):
     return handle
 
 
-class UdpFront(asyncio.DatagramProtocol):
+# Where a datagram came to, since an answer from another address of this machine would be a stranger's: level, type and size
+# of what is said about it (IP_PKTINFO, IPV6_PKTINFO), and the option that asks for it.
+ARRIVAL = {socket.AF_INET: (socket.IPPROTO_IP, 8, 12, 8), socket.AF_INET6: (socket.IPPROTO_IPV6, 50, 20, 49)}
+
+
+class UdpFront:
     """One socket in the device for each peer, so that it can tell them apart."""
 
-    def __init__(self, port):
-        self.port, self.peers = port, {}
-
-    def connection_made(self, transport):
-        self.transport = transport
-        self.loop = asyncio.get_running_loop()
-        self.loop.call_later(UDP_IDLE, self.forget_idle)
+    def __init__(self, loop, s, port):
+        self.loop, self.socket, self.port, self.peers = loop, s, port, {}
+        self.level, self.kind, self.size, wanted = ARRIVAL[s.family]
+        s.setsockopt(self.level, wanted, 1)
+        loop.add_reader(s, self.readable)
+        loop.call_later(UDP_IDLE, self.forget_idle)
 
     def forget_idle(self):
         limit = self.loop.time() - UDP_IDLE
-        for peer in [p for p, (_, used) in self.peers.items() if used < limit]:
-            self.peers.pop(peer)[0].close()
+        for peer in [p for p, back in self.peers.items() if back.used < limit]:
+            self.peers.pop(peer).close()
         self.loop.call_later(UDP_IDLE, self.forget_idle)
-
-    def datagram_received(self, data, peer):
-        if peer in self.peers:
-            back = self.peers[peer][0]
-        elif len(self.peers) >= UDP_PEERS:
-            return
-        else:
-            s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-            s.setblocking(False)
-            s.connect(('127.0.0.1', self.port))
-            back = UdpBack(self.loop, s, self.transport, peer)
-        self.peers[peer] = (back, self.loop.time())
-        back.send(data)
-
-
-class UdpBack:
-    """A connected datagram socket read by the loop; made without awaiting."""
-
-    def __init__(self, loop, s, front, peer):
-        self.loop, self.socket, self.front, self.peer = loop, s, front, peer
-        loop.add_reader(s, self.readable)
 
     def readable(self):
         try:
-            self.front.sendto(self.socket.recv(CHUNK), self.peer)
+            data, control, _, peer = self.socket.recvmsg(CHUNK, socket.CMSG_SPACE(self.size))
+        except OSError:
+            return
+        arrival = next((value for level, kind, value in control if (level, kind) == (self.level, self.kind)), b'')
+        if self.socket.family == socket.AF_INET and arrival:  # as source: the address that the datagram was sent to
+            arrival = bytes(4) + arrival[8:12] + bytes(4)
+        key = (peer, arrival)
+        if key not in self.peers:
+            if len(self.peers) >= UDP_PEERS:
+                return
+            self.peers[key] = UdpBack(self, *key)
+        self.peers[key].send(data)
+
+    def answer(self, data, peer, arrival):
+        control = [(self.level, self.kind, arrival)] if arrival else []
+        self.socket.sendmsg([data], control, 0, peer)
+
+
+class UdpBack:
+    """What is sent for one peer, and what comes back for it."""
+
+    def __init__(self, front, peer, arrival):
+        self.front, self.peer, self.arrival = front, peer, arrival
+        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.socket.setblocking(False)
+        self.socket.connect(('127.0.0.1', front.port))
+        front.loop.add_reader(self.socket, self.readable)
+
+    def readable(self):
+        self.used = self.front.loop.time()
+        try:
+            self.front.answer(self.socket.recv(CHUNK), self.peer, self.arrival)
         except OSError:
             pass
 
     def send(self, data):
+        self.used = self.front.loop.time()
         try:
             self.socket.send(data)
         except OSError:
             pass
 
     def close(self):
-        self.loop.remove_reader(self.socket)
+        self.front.loop.remove_reader(self.socket)
         self.socket.close()
 
 
@@ -135,7 +150,7 @@ async def main():
         if kind == 'tcp':
             await asyncio.start_server(tcp_handler(port), sock=s)
         else:
-            await loop.create_datagram_endpoint(lambda port=port: UdpFront(port), sock=s)
+            UdpFront(loop, s, port)
     gone = loop.create_future()
     loop.add_reader(device, lambda: gone.done() or gone.set_result(None))
     os.write(ready, b'ready\n')

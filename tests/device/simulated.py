@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import socket
@@ -33,7 +34,7 @@ PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
 BUSES = ('dbus-daemon', 'dbus-broker')
 DEFAULT_PORT = 8443
 # (kind, port inside the device, what is added to the base port)
-PUBLISHED = [('tcp', 8443, 0)]
+PUBLISHED = [('tcp', 8443, 0), ('udp', 5683, 1)]
 
 # What of this machine's root the device sees; every other top-level directory is empty there.
 KEPT = {'bin', 'sbin', 'lib', 'lib32', 'lib64', 'libx32', 'usr', 'etc', 'var'}
@@ -355,7 +356,8 @@ class Device:
         for name in ('upper', 'work', 'merged'):
             (self.folder / name).mkdir(exist_ok=True)
         self.prepare_disk(bus, broker_tree, bus_tree)
-        self._save(bus=bus, publish=publish, port=port, development=development, build=str(build))
+        self._save(bus=bus, publish=publish, port=port, development=development, build=str(build),
+                   names=self._machine_names() if publish == 'all' else [])
         self._launch(build, development)
         self._forward(publish, port)
 
@@ -432,6 +434,7 @@ class Device:
                 raise Problem(f'no overlay file system here: {problem}') from None
             self.install(build)
             self._development(development)
+            self._host_names(self.state().get('names'))
             self._network()
             self._exec_nspawn(told)
         except Problem as problem:
@@ -489,6 +492,21 @@ class Device:
                     target.chmod(0o644)
                 else:
                     target.unlink(missing_ok=True)
+
+    @staticmethod
+    def _machine_names():
+        name = socket.gethostname()
+        names = [name, f'{name}.local'] if re.fullmatch(r'[A-Za-z0-9.-]+', name) else []
+        return names + _run('hostname', '--all-ip-addresses').split()
+
+    def _host_names(self, names):
+        """Whoever comes through this machine calls the device by its names and addresses."""
+        target = self.merged / 'etc/hybridos/httpd.conf.d/80-published.conf'
+        target.unlink(missing_ok=True)
+        if names:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(f'[listen]\nHostNames = {" ".join(names)}\n')
+            target.chmod(0o644)
 
     def _forward(self, publish, port):
         rules = [f'{kind}:{host}:{number}:{inside}' for kind, host, number, inside

@@ -47,12 +47,62 @@ def wait_for(device, count, *arguments, seconds=60):
 
 
 def test_our_daemons_log_here(device):
-    found = read(device, "-u", "httpd")
-    assert any("listening" in r["MESSAGE"] for r in found)
-    native = [r for r in found if r["source"] == "native"]
-    assert native, found
-    uid = int(device.run("id", "-u", "h-httpd", check=True).stdout)
-    assert all(r["uid"] == uid and r["UNIT"] == "h-httpd.service" and r["IDENTIFIER"] == "h-httpd" for r in native)
+    listed = device.run("systemctl", "list-units", "--state=active", "--plain", "--no-legend", "h-*.service", check=True).stdout
+    units = {line.split()[0] for line in listed.splitlines()} - {"h-logged.service"}  # which has no news of itself
+    assert {"h-httpd.service", "h-securityd.service", "h-sysinfo.service"} <= units
+    for unit in sorted(units):
+        component = unit.removesuffix(".service")
+        # Each of them says something when it is made anew.
+        device.run("systemctl", "restart", unit, check=True)
+        uid = int(device.run("id", "-u", component, check=True).stdout)
+        found = []
+
+        def spoke():
+            found[:] = [r for r in read(device, "-u", unit) if r["source"] == "native"]
+            return found
+        device.wait(spoke, f"{unit} logs here")
+        assert all(r["uid"] == uid and r["UNIT"] == unit and r["IDENTIFIER"] == component for r in found), found
+    device.wait_healthy()
+
+
+PYTHON = """
+from hybridos import log
+log.set_identifier("sdk")
+log.warning("sdk-says", RAW=b"\\0\\xff", PIN=log.Secret("1234"))
+"""
+JAVASCRIPT = """
+const { log } = require('hybridos');
+log.setIdentifier('sdk');
+log.warning('sdk-says', { RAW: Buffer.of(0, 255), PIN: new log.Secret('1234') });
+"""
+
+
+@pytest.mark.parametrize("sdk", ["c", "python", "js"])
+def test_the_sdks_log_here(device, sdk):
+    """By a program in a unit of its own: h-logged knows who it was, whatever way it came."""
+    command = {"c": lambda: [device.program("conformance-log"), "fields"],
+               "python": lambda: ["python3", device.put_text(PYTHON, "sdk-log.py")],
+               "js": lambda: ["node", device.put_text(JAVASCRIPT, "sdk-log.js")]}[sdk]()
+    user, unit = device.user("log-sdk", "60976"), f"sdk-{sdk}.service"
+    device.run("systemd-run", "--wait", "--unit", unit, f"--property=User={user}", "--setenv=NODE_PATH=/usr/share/nodejs",
+               *command, check=True)
+    record = wait_for(device, 1, "-u", unit, "-g", "measured" if sdk == "c" else "sdk-says")[0]
+    assert record["source"] == "native" and record["uid"] == 60976
+    assert record["PIN"] == "1234"  # root sees it
+    assert record["SENSOR" if sdk == "c" else "RAW"]["base64"] in ("AP8K", "AP8=")
+
+
+def test_the_stream_door_is_bounded(device):
+    """One user's connections beyond the limit are closed, and nobody else's."""
+    program = ("import socket; c = [socket.socket(socket.AF_UNIX) for _ in range(20)];"
+               "[s.connect('/run/hybridos/logged/log-stream.sock') for s in c]; [s.settimeout(60) for s in c];"
+               "print(sum(s.recv(1) == b'' for s in c[16:]))")
+    assert device.run("python3", "-c", program, user="guest", check=True).stdout == "4\n"
+    record = b"HL\x01\x1e\0\0\0\0\x01\x0b\0stream-door"
+    program = ("import socket, struct; s = socket.socket(socket.AF_UNIX); s.connect('/run/hybridos/logged/log-stream.sock');"
+               f"d = bytes.fromhex('{record.hex()}'); s.sendall(struct.pack('<I', len(d)) + d)")
+    device.run("python3", "-c", program, user="guest", check=True)
+    assert wait_for(device, 1, "-g", "stream-door")[0]["uid"] == 1001
 
 
 def test_the_sender_is_the_kernels_word(device):
@@ -197,6 +247,25 @@ def test_revocation_closes_the_pipe(device):
         process.wait()
 
 
+def test_rests_when_nothing_comes(device):
+    """The ring's pages go back a moment after the last record, also while something waits for the disk."""
+    def mapped():
+        text = device.run("sh", "-c", "cat /proc/$(systemctl show -P MainPID h-logged.service)/smaps", check=True).stdout
+        parts = re.split(r"^[0-9a-f]+-[0-9a-f]+ .*?(\S*)$", text, flags=re.M)
+        return sum(int(re.search(r"^Rss:\s+(\d+)", what, re.M)[1])
+                   for name, what in zip(parts[1::2], parts[2::2]) if name.endswith("main.hlog"))
+    device.run("h-logread", "--sync", "-n", "1", check=True)
+    send(device, (1, None, b"waits for the disk"), priority=28)
+    wait_for(device, 1, "-g", "waits for the disk")
+    for i in range(2):  # the second time it waits for the disk already
+        script = device.put_text(SENDER, "sender.py")
+        device.run("systemd-run", "--wait", "--unit", f"rest-{i}.service", "python3", script, f"rest-{i}", "0", "2000",
+                   check=True)
+        device.wait(lambda: mapped() < 100, "the pages of the ring to be given back")
+    notes = read(device, "-g", "waits for the disk")
+    assert len(notes) == 1
+
+
 def test_a_flood_is_counted(device):
     script = device.put_text(SENDER, "sender.py")
     device.run("mkdir", "-p", "/run/hybridos/config/logged.conf.d", check=True)
@@ -280,3 +349,287 @@ def test_live_over_http(device, http):
         for process in (stream, events):
             process.kill()
             process.wait()
+
+
+@pytest.fixture
+def settings(device):
+    """Puts a drop-in into h-logged's configuration, and takes it away at the end."""
+    folder = "/run/hybridos/config/logged.conf.d"
+
+    def put(text, verb="restart"):
+        device.run("mkdir", "-p", folder, check=True)
+        device.write(f"{folder}/test-settings.conf", text)
+        device.run("systemctl", verb, "h-logged.service", check=True)
+    yield put
+    device.run("rm", "-f", f"{folder}/test-settings.conf", check=True)
+    device.run("systemctl", "restart", "h-logged.service", check=True)
+
+
+@pytest.fixture
+def network(device):
+    """The drop-in that opens a network for h-logged."""
+    folder = "/run/systemd/system/h-logged.service.d"
+    device.run("mkdir", "-p", folder, check=True)
+    device.run("ln", "-s", "/usr/lib/hybridos/h-logged-network.conf", folder, check=True)
+    device.run("systemctl", "daemon-reload", check=True)
+    yield
+    device.run("rm", "-r", folder, check=True)
+    device.run("systemctl", "daemon-reload", check=True)
+
+
+def statistics(device):
+    shown = device.run("h-logread", "--statistics", check=True).stdout
+    return {name: int(value) for name, value in (line.split() for line in shown.splitlines())}
+
+
+def test_syslog_of_other_nodes(device, network, settings):
+    """By h-logged's own sockets and by systemd's below 1024, from a program that Linux has had for decades."""
+    settings("[syslog]\nListen = udp:127.0.0.1:1514 tcp:[::1]:1514\nAllow = 127.0.0.1 ::1\n")
+    node = ["logger", "--socket-errors=on", "--priority", "local0.err", "--tag", "node-test"]
+    device.run(*node, "--server", "127.0.0.1", "--port", "1514", "--udp", "--rfc3164", "by-udp old", check=True)
+    device.run(*node, "--server", "::1", "--port", "1514", "--tcp", "--octet-count", "--rfc5424",
+               "--msgid", "M1", "--sd-id", "door@32473", "--sd-param", 'state="open \\"wide\\""', "by-tcp new", check=True)
+    old, new = wait_for(device, 2, "-t", "node-test")
+    assert old["MESSAGE"] == "by-udp old" and old["PEER"] == "127.0.0.1" and old["UNIT"] == "syslog@127.0.0.1"
+    assert (old["priority"], old["facility"], old["source"]) == (3, 16, "syslog") and "uid" not in old
+    assert new["MESSAGE"] == "by-tcp new" and new["PEER"] == "::1" and new["MSGID"] == "M1"
+    assert new["SD_DOOR_32473_STATE"] == 'open "wide"'
+    assert abs(int(new["realtime"]) - int(new["monotonic"])) > 0 and new["SENDER_TIME"].startswith("20")
+    assert [r["MESSAGE"] for r in read(device, "-u", "syslog@::1", "-t", "node-test")] == ["by-tcp new"]
+    # Who is not on the list is turned away, at once after a reload, and that is on record.
+    settings("[syslog]\nListen = udp:127.0.0.1:1514 tcp:[::1]:1514\nAllow = 10.0.0.0/8\n", "reload")
+    device.run(*node, "--server", "127.0.0.1", "--port", "1514", "--udp", "not-allowed", check=True)
+    device.wait(lambda: statistics(device)["syslog-refused"] >= 1, "the refusal")
+    assert read(device, "-g", "Syslog from 127.0.0.1 is not taken") and not read(device, "-t", "node-test", "-g", "not-allowed")
+
+
+def test_syslog_on_port_514(device):
+    """The daemon itself has no right to open it, nor any network."""
+    socket = "h-logged-syslog.socket"
+    device.run("systemctl", "stop", "h-logged.service", check=True)
+    try:
+        device.run("systemctl", "start", socket, "h-logged.service", check=True)
+        for way in ("--udp", "--tcp"):
+            device.run("logger", "--socket-errors=on", "--server", "127.0.0.1", "--port", "514", way, "--tag", "low-port", way[2:], check=True)
+        assert {r["MESSAGE"] for r in wait_for(device, 2, "-t", "low-port")} == {"udp", "tcp"}
+    finally:
+        device.run("systemctl", "stop", socket, "h-logged.service", check=True)
+        device.run("systemctl", "start", "h-logged.service", check=True)
+
+
+def test_senders_never_wait(device, settings):
+    """With h-logged stopped and its socket full, a program goes on; what it had to give up is on record afterwards."""
+    settings("[log]\nRateBurst = 0\n")
+    flood, fifo = device.program("log-flood"), "/run/hybridos-tests/flood-fifo"
+    device.run("sh", "-c", f"rm -f {fifo}; mkfifo {fifo}", check=True)
+    keeper = device.popen("sh", "-c", f"exec 3<>{fifo}; echo ready; exec sleep 300", stdout=subprocess.PIPE, text=True)
+    count = 40000
+    assert keeper.stdout.readline() == "ready\n"
+    device.run("systemctl", "kill", "-s", "STOP", "h-logged.service", check=True)
+    try:
+        device.run("systemd-run", "--unit", "log-flood.service", "--collect", f"--property=StandardInput=file:{fifo}",
+                   flood, str(count), check=True)
+        done = ["journalctl", "-u", "log-flood.service", "-o", "cat", "--no-pager"]
+        device.wait(lambda: "done" in device.run(*done).stdout.splitlines(), "the program has gone on", 25)
+    finally:
+        device.run("systemctl", "kill", "-s", "CONT", "h-logged.service", check=True)
+    device.run("sh", "-c", f"echo > {fifo}", check=True)
+    last = wait_for(device, 1, "-t", "log-flood", "-g", "one more")[0]
+    keeper.kill()
+    keeper.wait()
+    device.run("systemctl", "stop", "log-flood.service")
+    gave_up = read(device, "-g", "had to give up", "-u", "log-flood.service")
+    assert last["UNIT"] == "log-flood.service" and len(gave_up) == 1
+    stored = read(device, "-t", "log-flood", "-g", "flooding")
+    newest = [int(r["MESSAGE"].split()[1]) for r in stored]
+    assert newest == list(range(newest[0], newest[0] + len(newest)))
+    # The ring may have overwritten the first ones.
+    assert newest[-1] + 1 + int(gave_up[0]["DROPPED"]) == count
+
+
+def test_the_kernel(device):
+    """Its messages come by the journal: here through a pipe in the place of /dev/kmsg, which a container has none of."""
+    if device.run("test", "-e", "/dev/kmsg").returncode == 0:
+        pytest.skip("the device has a /dev/kmsg of its own")
+    keeper = None
+    try:
+        # Open before anybody else opens it, who would wait for a reader.
+        keeper = device.popen("sh", "-c", "mkfifo /dev/kmsg.new; exec 3<>/dev/kmsg.new; mv /dev/kmsg.new /dev/kmsg; echo ready;"
+                              "exec sleep 300", stdout=subprocess.PIPE, text=True)
+        assert keeper.stdout.readline() == "ready\n"
+        device.run("systemctl", "restart", "systemd-journald.service", check=True)
+        device.run("sh", "-c", r"printf '3,1,1000000,-;usb 1-1: device descriptor read/64, error -71\n' > /dev/kmsg", check=True)
+        record = wait_for(device, 1, "-k", "-g", "usb 1-1")[0]
+        assert (record["source"], record["priority"], record["facility"]) == ("kernel", 3, 0)
+        assert "UNIT" not in record
+        shown = device.run("h-logread", "-k", "-g", "usb 1-1", "-o", "short-monotonic", check=True).stdout
+        assert re.fullmatch(r"\[ *\d+\.\d{6}\] kernel: usb 1-1: .*\n", shown)
+    finally:
+        device.run("rm", "-f", "/dev/kmsg")
+        device.run("systemctl", "restart", "systemd-journald.service", check=True)
+        if keeper:
+            keeper.kill()
+            keeper.wait()
+    # The journal's restart broke nothing.
+    device.run("systemd-run", "--wait", "--unit", "after-journald.service", "echo", "after-journald", check=True)
+    wait_for(device, 1, "-t", "echo", "-g", "after-journald")
+
+
+def test_reading_as_with_journalctl(device):
+    """What fingers know: each of these does what it does there."""
+    for number, level in enumerate(("err", "info", "debug")):
+        send(device, (1, None, f"reading {number}".encode()), (3, None, b"reader-test"), priority=24 + (3, 6, 7)[number])
+    wait_for(device, 3, "-t", "reader-test")
+
+    def shown(*arguments):
+        return device.run("h-logread", "-t", "reader-test", "-o", "cat", *arguments, check=True).stdout.split("\n")[:-1]
+    everything = ["reading 0", "reading 1", "reading 2"]
+    assert shown() == shown("-b") == shown("-b", "0") == shown("-b0") == shown("--boot") == everything
+    assert shown("-r") == everything[::-1] and shown("-n", "2") == everything[1:] and shown("-n1") == everything[2:]
+    assert shown("-e") == everything and shown("-r", "-n", "1") == everything[2:]
+    assert shown("-p", "err") == everything[:1] and shown("-p", "6") == everything[:2]
+    assert shown("--since", "1 hour ago") == shown("-S", "-1h") == shown("--until", "now") == everything
+    assert shown("--since", "2020-01-01", "--until", "2020-01-02") == shown("-U", "1 hour ago") == []
+    assert shown("-g", "READING 1") == shown("--grep=reading 1") == everything[1:2]
+    assert shown("-u", "nothing", "-u", "nobody") == []
+    boots = device.run("h-logread", "--list-boots", check=True).stdout.splitlines()
+    number, boot = boots[-1].split()[:2]
+    assert number == "0" and boot == device.run("cat", "/proc/sys/kernel/random/boot_id").stdout.replace("-", "").strip()
+    assert shown("-b", boot) == everything
+    assert device.run("h-logread", "-b", "-99").returncode == 1 and device.run("h-logread", "-b", "soon").returncode == 1
+    ring = "/run/hybridos/logged/main.hlog"
+    assert shown("--file", ring) == shown("--file", ring, "-b") == everything[1:]
+    lines = {style: device.run("h-logread", "-t", "reader-test", "-n", "1", "-o", style, check=True).stdout.rstrip("\n")
+             for style in ("short", "short-iso", "short-precise", "short-monotonic", "json", "verbose")}
+    assert re.fullmatch(r"[A-Z][a-z]{2} \d\d \d\d:\d\d:\d\d reader-test\[\d+\]: reading 2", lines["short"])
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d reader-test\[\d+\]: reading 2", lines["short-iso"])
+    assert re.fullmatch(r"[A-Z][a-z]{2} \d\d \d\d:\d\d:\d\d\.\d{6} reader-test\[\d+\]: reading 2", lines["short-precise"])
+    assert re.fullmatch(r"\[ *\d+\.\d{6}\] reader-test\[\d+\]: reading 2", lines["short-monotonic"])
+    assert json.loads(lines["json"])["MESSAGE"] == "reading 2" and "    MESSAGE=reading 2" in lines["verbose"].splitlines()
+    for wrong in (["-o", "short-loud"], ["-o", "record"], ["-p", "loud"], ["-n", "x"], ["-S", "soon"], ["lower=1"], ["-f", "-r"]):
+        assert device.run("h-logread", *wrong).returncode == 1, wrong
+
+
+def test_colours_and_the_pager(device):
+    send(device, (1, None, b"coloured"), (3, None, b"colour-test"), priority=24 + 3)
+    wait_for(device, 1, "-t", "colour-test")
+    plain = device.run("h-logread", "-t", "colour-test", check=True).stdout
+    coloured = device.run("h-logread", "--color=always", "-t", "colour-test", check=True).stdout
+    assert "\x1b" not in plain and "\x1b[1;31mcoloured\x1b[0m" in coloured
+    # On a terminal: colours, and the pager reads it all.
+    on_terminal = ["script", "--quiet", "--return", "--command"]
+    pager = "H_LOGREAD_PAGER=\"sed s/^/PAGED:/\" h-logread -t colour-test"
+    shown = device.run(*on_terminal, pager, "/dev/null", check=True).stdout
+    assert "PAGED:" in shown and "\x1b[1;31mcoloured" in shown
+    shown = device.run(*on_terminal, f"NO_COLOR=1 {pager} --no-pager", "/dev/null", check=True).stdout
+    assert "PAGED:" not in shown and "\x1b" not in shown
+class Events:
+    """Server-sent events of a path of /system/log, as they come."""
+
+    def __init__(self, device, path, last=None):
+        again = ["--header", f"Last-Event-ID: {last}"] if last else []
+        self.process = device.popen(
+            "curl", "--silent", "--insecure", "--no-buffer", "--max-time", "100", "--header",
+            "@/run/hybridos-tests/log-header", "--header", "Accept: text/event-stream", *again,
+            "https://localhost:8443/system/log" + path, stdout=subprocess.PIPE, text=True)
+
+    def next(self):
+        """(event, id, lines of data)"""
+        event, number, data = "message", None, []
+        while True:
+            line = self.process.stdout.readline()
+            assert line, "the events have ended"
+            line = line.rstrip("\n")
+            if line.startswith("event: "):
+                event = line[7:]
+            elif line.startswith("id: "):
+                number = line[4:]
+            elif line.startswith("data: "):
+                data.append(line[6:])
+            elif not line and (data or event != "message"):
+                return event, number, data
+
+    def close(self):
+        self.process.kill()
+        self.process.wait()
+
+
+def until(events, message):
+    """Messages of all events up to the one with this message; the id of that."""
+    seen = []
+    while True:
+        event, number, data = events.next()
+        assert event == "message", (event, data)
+        seen += [json.loads(line).get("MESSAGE") for line in data if line]
+        if message in seen:
+            return seen, number
+
+
+def test_events_go_on_where_the_client_was(device, http):
+    """Whoever comes back with Last-Event-ID gets what it has missed, once and in order, and then what is live."""
+    script = device.put_text(SENDER, "sender.py")
+    unit = "resume.service"
+    send_some = lambda first, last: device.run("systemd-run", "--wait", "--unit", unit, "python3", script, "resume",
+                                               str(first), str(last), check=True)
+    send_some(0, 3)
+    wait_for(device, 3, "-u", unit, "-t", "sender")
+    events = Events(device, "/unit/" + unit)
+    try:
+        _, last = until(events, "resume 2")
+        events.close()
+        # Several values' worth, while nobody watches.
+        send_some(3, 1500)
+        wait_for(device, 1500, "-u", unit, "-t", "sender")
+        events = Events(device, "/unit/" + unit, last)
+        seen, last = until(events, "resume 1499")
+        send_some(1500, 1600)
+        more, last = until(events, "resume 1599")
+        own = [m for m in seen + more if m.startswith("resume ")]
+        assert own == [f"resume {i}" for i in range(3, 1600)]
+        # While it is away for a moment, others watch, and h-logged is made anew.
+        events.close()
+        other = Events(device, "/unit/" + unit, last)
+        device.run("systemctl", "restart", "h-logged.service", check=True)
+        send_some(1600, 1700)
+        events = Events(device, "/unit/" + unit, last)
+        seen, _ = until(events, "resume 1699")
+        assert [m for m in seen if m.startswith("resume ")] == [f"resume {i}" for i in range(1600, 1700)]
+        other.close()
+        # Of an id that it does not know it says that something is missing.
+        events.close()
+        events = Events(device, "/unit/" + unit, "no-cursor")
+        assert events.next()[0] == "gap"
+        assert "resume 1699" in until(events, "resume 1699")[0]
+    finally:
+        events.close()
+
+
+COAP = "/usr/bin/coap-client-notls"
+
+
+def test_over_coap(device):
+    """The same endpoint by blocks and by Observe, to whoever may read the log."""
+    script = device.put_text(SENDER, "sender.py")
+    coap = lambda path, *more: device.run(COAP, "-m", "get", "-B", "60", *more, "coap://127.0.0.1/system/log" + path)
+    assert "4.01" in coap("").stderr
+    device.run("systemd-run", "--wait", "--unit", "coap-log.service", "python3", script, "by-coap", "0", "200", check=True)
+    wait_for(device, 200, "-u", "coap-log.service", "-t", "sender")
+    device.run("h-policy", "grant", "--id", "test-coap", "anonymous", "log.read", check=True)
+    try:
+        device.wait(lambda: "4.0" not in coap("?limit=1").stderr, "the grant")
+        shown = coap("?identifier=sender&unit=coap-log")
+        assert [json.loads(line)["MESSAGE"] for line in shown.stdout.splitlines() if line] == \
+            [f"by-coap {i}" for i in range(200)], shown.stderr
+        watched = device.popen(COAP, "-m", "get", "-B", "60", "-s", "8", "coap://127.0.0.1/system/log/unit/coap-live.service",
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for i in range(20):
+            device.run("systemd-run", "--wait", "--unit", "coap-live.service", "python3", script, "observed", str(i), str(i + 1),
+                       check=True)
+            if watched.poll() is not None:
+                break
+        out, problem = watched.communicate(timeout=120)
+        found = {int(n) for n in re.findall(r'"observed (\d+)"', out)}
+        # A value at a time: Observe promises the latest state, not each of them (RFC 7641, 1.3).
+        assert len(found) > 2, (out[-2000:], problem)
+    finally:
+        device.run("h-policy", "revoke", "test-coap", check=True)

@@ -52,9 +52,9 @@ def end(process, number=signal.SIGKILL):
 class App:
     """A running conformance app and what it says."""
 
-    def __init__(self, device, command, namespace, *arguments):
+    def __init__(self, device, command, namespace, *arguments, user=USER):
         self.device, self.lines, self.changed = device, [], threading.Condition()
-        self.process = device.popen(*command, namespace, *arguments, user=USER, stdout=subprocess.PIPE,
+        self.process = device.popen(*command, namespace, *arguments, user=user, stdout=subprocess.PIPE,
                                     stderr=subprocess.STDOUT, text=True)
         threading.Thread(target=self._read, daemon=True).start()
 
@@ -64,10 +64,12 @@ class App:
                 self.lines.append(line.strip())
                 self.changed.notify_all()
 
-    def says(self, beginning):
+    def says(self, beginning, since=0):
+        """The first line of its output that begins so, or the first after `since` lines."""
+        found = lambda: next((l for l in self.lines[since:] if l.startswith(beginning)), None)
         with self.changed:
-            assert self.changed.wait_for(lambda: any(l.startswith(beginning) for l in self.lines), 60), self.lines
-            return next(l for l in self.lines if l.startswith(beginning))
+            assert self.changed.wait_for(found, 60), self.lines
+            return found()
 
     def end(self):
         end(self.process)
@@ -79,7 +81,7 @@ class World:
         self.apps, self.rules = [], []
 
     def grant(self, subject, *permissions):
-        rule = f"test-roads-{len(self.rules)}"
+        rule = f"test-{self.namespace[1:]}-{len(self.rules)}"
         self.device.run("h-policy", "grant", "--id", rule, subject, *permissions, check=True)
         self.rules.append(rule)
 

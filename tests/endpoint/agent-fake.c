@@ -235,6 +235,24 @@ void hybus_agent_release(hybus_agent *a, uint64_t handle)
     a->released++;
 }
 
+void hybus_agent_touch(hybus_agent *a, uint64_t handle)
+{
+}
+
+/* Nobody here knows a password. */
+int hybus_agent_login(hybus_agent *a, const hybus_connection *c, const char *user,
+                      const char *password, hybus_login_callback f, void *userdata,
+                      hybus_agent_question **ret)
+{
+    return -ENOKEY;
+}
+
+int hybus_agent_logout(hybus_agent *a, const char *secret, hybus_login_callback f, void *userdata,
+                       hybus_agent_question **ret)
+{
+    return -ENOKEY;
+}
+
 int hybus_agent_add_changed(hybus_agent *a, hybus_agent_changed f, void *userdata)
 {
     a->changed = f;

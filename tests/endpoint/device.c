@@ -273,6 +273,17 @@ side *app_attached(device *d, const char *namespace, const char *key)
     return s;
 }
 
+side *app_attached_resuming(device *d, const char *namespace, const char *key)
+{
+    side *s = app_connect(d);
+
+    side_send(s, CHANNEL_HELLO, 0, 0, 0, 1, "\5\0\3\0:roleapp", 12);
+    side_fields(s, CHANNEL_ATTACH, 0, 0, 1, NULL, 0, ":namespace", namespace, ":key", key, ":resume", "1",
+                NULL);
+    side_wait(d, s, CHANNEL_ATTACHED);
+    return s;
+}
+
 /* --- the protocol side
  * ----------------------------------------------------------------------------- */
 
@@ -419,6 +430,8 @@ static void on_value(endpoint_watch *w, const endpoint_value *v, void *userdata)
     me->values++;
     me->sequence = v->sequence;
     me->gone = v->gone;
+    me->resumed = v->resumed;
+    me->gap = v->gap;
     snprintf(me->last, sizeof(me->last), "%.*s", (int)v->size, (const char *)v->body);
     snprintf(me->id, sizeof(me->id), "%s", v->id);
 }
@@ -431,11 +444,16 @@ static void on_ended(endpoint_watch *w, unsigned status, const char *detail, voi
 
 watcher *watch(client *c, const char *path)
 {
+    return watch_again(c, path, NULL);
+}
+
+watcher *watch_again(client *c, const char *path, const char *last_id)
+{
     static const endpoint_watch_ops watch_ops = {on_started, on_value, on_ended};
     watcher *w = calloc(1, sizeof(*w));
 
     assert_non_null(w);
-    assert_int_equal(endpoint_watch_new(c->peer, path, &watch_ops, w, &w->watch), 0);
+    assert_int_equal(endpoint_watch_resume(c->peer, path, last_id, &watch_ops, w, &w->watch), 0);
     return w;
 }
 

@@ -59,7 +59,7 @@ typedef struct watcher {
     unsigned started, values, ended;
     char last[256], id[64];
     uint64_t sequence;
-    bool gone;
+    bool gone, resumed, gap;
 } watcher;
 
 device *device_new(const endpoint_settings *settings, sd_bus *bus);
@@ -82,6 +82,8 @@ void registrar_channel(device *d, const char *namespace, const char *key);
 
 side *app_connect(device *d);
 side *app_attached(device *d, const char *namespace, const char *key);
+/* One that answers RESUME. */
+side *app_attached_resuming(device *d, const char *namespace, const char *key);
 void app_free(side *s);
 void side_send(side *s, uint8_t type, uint8_t flags, uint16_t code, uint32_t stream, uint32_t value,
                const void *payload, size_t size);
@@ -103,4 +105,5 @@ answer *request_with(client *c, const char *method, const char *path, const endp
                      size_t n);
 void answer_free(answer *a);
 watcher *watch(client *c, const char *path);
+watcher *watch_again(client *c, const char *path, const char *last_id);
 void watcher_free(watcher *w);

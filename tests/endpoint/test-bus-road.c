@@ -17,6 +17,10 @@ typedef struct bus_app {
     char id[64], path[64], cancelled[64], headers[256];
     int stream, body_fd;
     size_t body_size;
+    char watched[64];
+    bool mute; /* keeps calls of Watch */
+    sd_bus_message *untold[2 * LIMIT_BUS_WATCHES];
+    size_t n_untold;
     bool keep; /* calls, to answer them later */
     sd_bus_message *kept[1024];
     size_t n_kept;
@@ -87,9 +91,20 @@ static int on_watch(sd_bus_message *m, void *userdata, sd_bus_error *e)
     const char *path;
 
     assert_true(sd_bus_message_read(m, "su", &path, &app->watchers) > 0);
-    assert_string_equal(path, "/x");
+    snprintf(app->watched, sizeof(app->watched), "%s", path);
     app->watches++;
+    if (!app->mute)
+        return sd_bus_reply_method_return(m, NULL);
+    assert_true(app->n_untold < ELEMENTS(app->untold));
+    app->untold[app->n_untold++] = sd_bus_message_ref(m);
     return 1;
+}
+
+static void answer_watch(bus_app *app)
+{
+    assert_true(app->n_untold > 0);
+    assert_true(sd_bus_reply_method_return(app->untold[--app->n_untold], NULL) >= 0);
+    sd_bus_message_unref(app->untold[app->n_untold]);
 }
 
 static const sd_bus_vtable vtable[] = {
@@ -97,8 +112,7 @@ static const sd_bus_vtable vtable[] = {
     SD_BUS_METHOD("Handle", "a{sv}ay", "ua(ss)a{sv}", on_handle, SD_BUS_VTABLE_UNPRIVILEGED),
     SD_BUS_METHOD("Cancel", "s", "", on_cancel,
                   SD_BUS_VTABLE_UNPRIVILEGED | SD_BUS_VTABLE_METHOD_NO_REPLY),
-    SD_BUS_METHOD("Watch", "su", "", on_watch,
-                  SD_BUS_VTABLE_UNPRIVILEGED | SD_BUS_VTABLE_METHOD_NO_REPLY),
+    SD_BUS_METHOD("Watch", "su", "", on_watch, SD_BUS_VTABLE_UNPRIVILEGED),
     SD_BUS_VTABLE_END,
 };
 
@@ -150,6 +164,8 @@ static void bus_device_free(device *d, bus_app *app, client *c)
     sd_bus_message_unref(app->call);
     while (app->n_kept > 0)
         sd_bus_message_unref(app->kept[--app->n_kept]);
+    while (app->n_untold > 0)
+        sd_bus_message_unref(app->untold[--app->n_untold]);
     safe_close(app->stream);
     safe_close(app->body_fd);
     sd_bus_detach_event(app->bus);
@@ -378,6 +394,7 @@ static void test_watch(void **state)
     watcher *w = watch(&c, "/bus/x");
 
     wait_for(d, app.watches == 1);
+    assert_string_equal(app.watched, "/x");
     assert_int_equal(app.watchers, 1);
     side_fields(&d->registrar, CHANNEL_NOTIFY, 0, 0, 0, "v", 1, ":namespace", "/bus", ":path", "/x",
                 "content-type", "text/plain", NULL);
@@ -386,6 +403,139 @@ static void test_watch(void **state)
     wait_for(d, app.watches == 2);
     assert_int_equal(app.watchers, 0);
     bus_device_free(d, &app, &c);
+}
+
+/* Turns until all that had been sent before is there: one request more than before. */
+static void catch_up(device *d, bus_app *app, client *c)
+{
+    answer *a = request(c, "GET", "/plain", NULL, 0, true);
+    unsigned before = app->calls;
+
+    app->keep = true;
+    wait_for(d, app->calls == before + 1);
+    answer_one(app, app->n_kept - 1);
+    wait_for(d, a->ended);
+    answer_free(a);
+}
+
+/* An app that does not read: nothing piles up for it, and when it is back it hears how things are. */
+static void test_watch_of_a_hung_app(void **state)
+{
+    bus_app app;
+    client c;
+    device *d = bus_device(NULL, &app, &c);
+    watcher *w, *other = NULL;
+
+    app.mute = true;
+    w = watch(&c, "/bus/x");
+    wait_for(d, app.watches == 1);
+    for (unsigned i = 0; i < 100; i++) {
+        watcher_free(w);
+        catch_up(d, &app, &c);
+        w = watch(&c, "/bus/x");
+        catch_up(d, &app, &c);
+    }
+    watcher_free(w);
+    other = watch(&c, "/bus/y");
+    catch_up(d, &app, &c);
+    assert_int_equal(app.watches, 1);
+    answer_watch(&app);
+    wait_for(d, app.watches == 2);
+    assert_string_equal(app.watched, "/x");
+    assert_int_equal(app.watchers, 0);
+    catch_up(d, &app, &c);
+    assert_int_equal(app.watches, 2);
+    answer_watch(&app);
+    wait_for(d, app.watches == 3);
+    assert_string_equal(app.watched, "/y");
+    assert_int_equal(app.watchers, 1);
+    /* Whoever came and went meanwhile is not spoken of. */
+    w = watch(&c, "/bus/z");
+    catch_up(d, &app, &c);
+    watcher_free(w);
+    answer_watch(&app);
+    catch_up(d, &app, &c);
+    assert_int_equal(app.watches, 3);
+    assert_int_equal(d->core->bus_watches, 0);
+    watcher_free(other);
+    wait_for(d, app.watches == 4);
+    bus_device_free(d, &app, &c);
+}
+
+/* An error is an answer too. */
+static void test_watch_that_fails(void **state)
+{
+    bus_app app;
+    client c;
+    device *d = bus_device(NULL, &app, &c);
+    watcher *w;
+
+    app.mute = true;
+    w = watch(&c, "/bus/x");
+    wait_for(d, app.watches == 1);
+    watcher_free(w);
+    catch_up(d, &app, &c);
+    app.mute = false;
+    assert_true(sd_bus_reply_method_errorf(app.untold[0], SD_BUS_ERROR_UNKNOWN_METHOD, "no") >= 0);
+    wait_for(d, app.watches == 2);
+    assert_int_equal(app.watchers, 0);
+    bus_device_free(d, &app, &c);
+}
+
+static void many_apps(device *d, unsigned n, unsigned per_uid)
+{
+    for (unsigned i = 0; i < n; i++) {
+        char ns[16], uid[16], name[16], revision[16];
+        snprintf(ns, sizeof(ns), "/hung%u", i);
+        snprintf(uid, sizeof(uid), "%u", 50000 + i / per_uid);
+        snprintf(name, sizeof(name), ":1.%u", 100 + i);
+        snprintf(revision, sizeof(revision), "%u", 10 + i);
+        registrar_entry(d, 0, ":revision", revision, ":namespace", ns, ":key", KEY, ":uid", uid, ":road",
+                        "bus", ":bus-name", name, ":object", "/app", ":watch", "1", NULL);
+        wait_for(d, endpoint_core_has(d->core, ns));
+    }
+}
+
+/* One of whose apps none reads takes a few places, many such all there are; the bus bears no more. */
+static void test_watches_of_many_hung_apps(void **state)
+{
+    enum { HUNG = 2 * LIMIT_BUS_WATCHES };
+    watcher *w[HUNG];
+
+    for (unsigned per_uid = 1; per_uid <= HUNG; per_uid *= HUNG) {
+        size_t limit = per_uid == 1 ? LIMIT_BUS_WATCHES : LIMIT_BUS_WATCHES_UID;
+        bus_app app;
+        client c;
+        device *d = bus_device(NULL, &app, &c);
+
+        many_apps(d, HUNG, per_uid);
+        app.mute = true;
+        for (size_t i = 0; i < HUNG; i++) {
+            char path[24];
+            snprintf(path, sizeof(path), "/hung%zu/x", i);
+            w[i] = watch(&c, path);
+        }
+        wait_for(d, app.watches >= limit);
+        catch_up(d, &app, &c);
+        assert_int_equal(app.watches, limit);
+        assert_int_equal(d->core->bus_watches, limit);
+        if (per_uid > 1) { /* others are told */
+            watcher *own = watch(&c, "/bus/x");
+            wait_for(d, app.watches == limit + 1);
+            answer_watch(&app);
+            watcher_free(own);
+            wait_for(d, app.watches == limit + 2);
+            answer_watch(&app);
+        }
+        while (app.n_untold > 0) { /* each that answers makes room for one that waits */
+            answer_watch(&app);
+            catch_up(d, &app, &c);
+        }
+        assert_int_equal(app.watches, HUNG + (per_uid > 1 ? 2 : 0));
+        for (size_t i = 0; i < HUNG; i++)
+            watcher_free(w[i]);
+        bus_device_free(d, &app, &c); /* with some on their way */
+    }
 }
 
 /* --- many at once ---------------------------------------------------------------------------- */
@@ -597,6 +747,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_inline),          cmocka_unit_test(test_memfds),
         cmocka_unit_test(test_stream),          cmocka_unit_test(test_watch),
+        cmocka_unit_test(test_watch_of_a_hung_app),
+        cmocka_unit_test(test_watch_that_fails),
+        cmocka_unit_test(test_watches_of_many_hung_apps),
         cmocka_unit_test(test_queue),           cmocka_unit_test(test_hung),
         cmocka_unit_test(test_hung_apps_share), cmocka_unit_test(test_slow_bodies),
         cmocka_unit_test(test_spool_limit),     cmocka_unit_test(test_descriptors_limit),

@@ -8,12 +8,14 @@
 #include <stddef.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 
 #include <cmocka.h>
 
 #include <channel.h>
 #include <hybus/log.h>
 
+#include "endpoints-pace.h"
 #include "fake-agent.h"
 #include "world.h"
 
@@ -287,6 +289,7 @@ static void test_server_that_does_not_read(void **state)
     size_t size = 0;
     uint32_t id = 1;
 
+    registrar_unpaced(w->registrar);
     assert_int_equal(server_connect(w, &server), 0);
     app_connect(w, &app, APP);
     for (; channel_server_at(w->channel, 0, &told); id++) {
@@ -362,6 +365,93 @@ static void test_notifications_that_are_read(void **state)
     client_close(&server);
 }
 
+/* --- who comes and goes ------------------------------------------------------------------------ */
+
+static void unregister(world *w, client *app, uint32_t id)
+{
+    hybus_frame_begin(&app->queue, CHANNEL_UNREGISTER, 0, 0, id, 0);
+    assert_int_equal(hybus_frame_end(&app->queue), 0);
+    client_flush(w, app);
+    client_expect_refused(w, app, id, 410);
+}
+
+static bool registers(world *w, client *app, uint32_t id)
+{
+    client_register(w, app, id, "/thermo", NULL, false);
+    assert_true(client_next(w, app));
+    return app->frame.type == CHANNEL_REGISTERED;
+}
+
+/* In a loop: for a while as fast as it likes, then as often as others can bear, and only this user. */
+static void test_who_registers_too_often(void **state)
+{
+    world *w = *state;
+    client app, again, other;
+    uint32_t id = 1;
+
+    app_connect(w, &app, APP);
+    for (; registers(w, &app, id); id++) {
+        unregister(w, &app, id);
+        assert_true(id < 10000);
+    }
+    assert_true(id > PACE_BURST_USEC / PACE_COST_USEC);
+    assert_int_equal(app.frame.type, CHANNEL_REFUSED);
+    assert_int_equal(app.frame.code, 429);
+    assert_non_null(strstr(client_field(&app, ":reason"), "too often"));
+    /* Not by another connection either; and nobody was asked anything. */
+    app_connect(w, &again, APP);
+    w->silent = true;
+    client_register(w, &again, 1, "/lamp", NULL, false);
+    client_expect_refused(w, &again, 1, 429);
+    assert_int_equal(fake_agent_waiting(), 0);
+    w->silent = false;
+    app_connect(w, &other, OTHER);
+    client_register_ok(w, &other, 1, "/thermo");
+    client_close(&other);
+    world_settle(w);
+    for (id++; !registers(w, &app, id); id++) /* it is forgotten with time */
+        assert_true(sd_event_run(w->event, 100000) >= 0);
+    client_close(&app);
+    client_close(&again);
+}
+
+static ino_t table_file(const world *w)
+{
+    char path[64];
+    struct stat st;
+
+    snprintf(path, sizeof(path), "%s/table", w->directory);
+    return stat(path, &st) < 0 ? 0 : st.st_ino;
+}
+
+/* Whoever comes and goes, the table is not written every time, but what stands in the end is. */
+static void test_table_is_written_seldom(void **state)
+{
+    uint64_t begin, end;
+    world *w = *state;
+    ino_t before = 0;
+    unsigned writes = 0;
+    client app;
+
+    registrar_unpaced(w->registrar);
+    app_connect(w, &app, APP);
+    assert_true(sd_event_now(w->event, CLOCK_MONOTONIC, &begin) >= 0);
+    for (uint32_t id = 1; id <= 500; id++) {
+        assert_true(registers(w, &app, id));
+        unregister(w, &app, id);
+        writes += table_file(w) != before; /* each makes a new file */
+        before = table_file(w);
+    }
+    assert_true(sd_event_now(w->event, CLOCK_MONOTONIC, &end) >= 0);
+    if (writes > 2 + (end - begin) / REGISTRAR_SAVE_MIN_USEC)
+        fail_msg("written %u times", writes);
+    client_register_ok(w, &app, 1000, "/lamp");
+    while (registrar_unsaved(w->registrar))
+        assert_true(sd_event_run(w->event, UINT64_MAX) >= 0);
+    assert_true(table_file(w) != before);
+    client_close(&app);
+}
+
 /* --- the log ---------------------------------------------------------------------------------- */
 
 static size_t count_lines(int fd)
@@ -416,6 +506,8 @@ int main(void)
         T(test_connections_in_all),
         T(test_connections_of_many),
         T(test_on_their_way_of_one_connection),
+        T(test_who_registers_too_often),
+        T(test_table_is_written_seldom),
         T(test_on_their_way_of_one_uid),
         T(test_on_their_way_in_all),
         T(test_registrations),

@@ -486,6 +486,66 @@ static void test_revocation(void **state)
     caller_close(&c);
 }
 
+static bool is_written(fixture *f, const char *ns)
+{
+    char path[64], text[65536];
+    FILE *file;
+    size_t n;
+
+    snprintf(path, sizeof(path), "%s/table", f->w->directory);
+    file = fopen(path, "re");
+    if (!file)
+        return false;
+    n = fread(text, 1, sizeof(text), file);
+    fclose(file);
+    return memmem(text, n, ns, strlen(ns));
+}
+
+/* Whoever has been told that they are registered does not ask again after a crash. */
+static void test_told_when_it_is_written(void **state)
+{
+    fixture *f = *state;
+    char ns[24];
+    caller c;
+
+    caller_open(f, &c);
+    fake_agent_grant_all();
+    for (unsigned i = 0; i < 30; i++) {
+        snprintf(ns, sizeof(ns), "/written-%02u", i);
+        (void)register_ok(&c, ns);
+        assert_true(is_written(f, ns));
+    }
+    /* With much to say all at once as well. */
+    send_register(&c, "/written-30", "a{sv}", 0);
+    UNTIL(f, endpoints_find(registrar_table(f->w->registrar), "/written-30"));
+    UNTIL(f, c.reply || is_written(f, "/written-30"));
+    expect_ok(&c);
+    caller_close(&c);
+}
+
+/* What is taken back before it was told of. */
+static void test_withdrawn_before_it_is_told(void **state)
+{
+    fixture *f = *state;
+    caller c;
+
+    caller_open(f, &c);
+    (void)register_ok(&c, "/thermo");
+    send_register(&c, "/lamp", "a{sv}", 0);
+    UNTIL(f, endpoints_find(registrar_table(f->w->registrar), "/lamp"));
+    if (registrar_unsaved(f->w->registrar)) { /* else the machine was too slow to see it */
+        fake_agent_revoke(us, "endpoint.register:/lamp");
+        fake_agent_change();
+        (void)fake_agent_answer();
+        expect_error(&c, HYBUS_ERROR_ACCESS_DENIED, "audit f00d-1");
+        assert_null(endpoints_find(registrar_table(f->w->registrar), "/lamp"));
+        send_message(&c, message(&c, "List"));
+        answered(&c);
+        assert_string_equal(c.unregistered, "");
+    }
+    caller_close(&c);
+}
+
 static void test_caller_leaves_while_asked(void **state)
 {
     fixture *f = *state;
@@ -1058,6 +1118,8 @@ int main(void)
         T(test_takeover),
         T(test_own_key_is_no_news),
         T(test_revocation),
+        T(test_told_when_it_is_written),
+        T(test_withdrawn_before_it_is_told),
         T(test_caller_leaves_while_asked),
         T(test_unregister),
         T(test_notify),

@@ -20,12 +20,12 @@ static void registrar_says(const uint8_t *data, size_t size)
         entry_definition_done(&d->core->table, &definition);
 }
 
-/* The first byte chooses who speaks. An app speaks with one request open (stream 1) and one
- * streamed (stream 3), so that answers and bodies are reached. */
+/* The first byte chooses who speaks. An app speaks with one request open (stream 1), one streamed (stream 3),
+ * a watcher, and one that comes back (token 1), so that answers, bodies and values are reached. */
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     answer *a, *b;
-    watcher *w;
+    watcher *w, *back;
     side *app;
     hybus_frame f;
 
@@ -41,8 +41,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         registrar_says(data + 1, size - 1);
         return 0;
     }
-    app = app_attached(d, "/f", "0123456789abcdef");
+    app = app_attached_resuming(d, "/f", "0123456789abcdef");
     w = watch(&c, "/f");
+    d->core->resume_token = 0;
+    back = watch_again(&c, "/f", "v1");
     a = request(&c, "GET", "/f", NULL, 0, true);
     b = request(&c, "POST", "/f", "body", 4, true);
     side_wait(d, app, CHANNEL_REQUEST);
@@ -56,6 +58,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     answer_free(a);
     answer_free(b);
     watcher_free(w);
+    watcher_free(back);
     app_free(app);
     return 0;
 }

@@ -36,6 +36,10 @@ static void others(http_span s)
         assert(part.size > 0 && part.size <= 255 && !memchr(part.base, 0, part.size));
     if (http_bearer_parse(s, &part))
         assert(part.size > 0 && part.size <= HTTP_BEARER_MAX && !memchr(part.base, ' ', part.size));
+    if (http_cookie_find(s, "a", &part) == 1)
+        assert(part.size > 0 && part.size <= HTTP_BEARER_MAX && !memchr(part.base, ';', part.size));
+    if (http_form_find(s, "a", buffer, 16) == 0)
+        assert(strlen(buffer) < 16);
     assert(http_hpack_count((const uint8_t *)s.base, s.size) <= s.size);
     (void)http_list_has(s, "text/event-stream");
     (void)http_field_is_forwarded(s);

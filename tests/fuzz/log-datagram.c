@@ -1,15 +1,32 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
-/* The native protocol: whatever comes, what is stored can be read and shown in every format, and
- * what is shown is one line of JSON. */
+/* The native protocol: whatever comes, what is stored can be read and shown in every format, what
+ * is shown is one line of JSON, and what goes to another server is a well-formed message of RFC 5424. */
 
 #include <assert.h>
 #include <jansson.h>
 
 #include "log-format.h"
+#include "log-forward.h"
 #include "log-native.h"
+#include "log-syslog.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+static void forward(const log_found *found)
+{
+    char message[LOG_FORWARD_MAX];
+    log_syslog_param p = {};
+    log_syslog s;
+    int r;
+
+    size_t size = log_forward_message(found, "host", message);
+    assert(size <= sizeof(message) && log_syslog_parse(message, size, &s) == 0);
+    assert(s.rfc5424 && s.priority == found->record->priority && s.structured_data.size > 0);
+    while ((r = log_syslog_next_param(s.structured_data, &p)) > 0)
+        ;
+    assert(r == 0);
+}
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
@@ -34,6 +51,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         if (log_walk_next(&walk, &budget, &found) <= 0 ||
             found.record->seq != log_book_newest(book))
             continue;
+        forward(&found);
         for (log_format f = LOG_FORMAT_JSON; f <= LOG_FORMAT_RECORD; f++) {
             json_t *json;
             text.size = 0;

@@ -39,6 +39,12 @@ static void on_watch(hybridos_endpoint *e, const char *path, unsigned watchers, 
         hybridos_unregister(e);
 }
 
+static void on_resume(hybridos_endpoint *e, const char *path, const char *id, void *userdata)
+{
+    if (id[0] != '0')
+        hybridos_resume(e, NULL, id, path[1], path, strlen(path));
+}
+
 /* As if the socket had just connected. */
 static int open_connection(struct connection *c)
 {
@@ -64,6 +70,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         abort();
     hybridos_on_body(pieces, on_body);
     hybridos_on_watch(whole, on_watch);
+    hybridos_on_resume(whole, on_resume);
 
     struct connection *server = connection_new(app, ROLE_SERVER, "h-httpd", "/nonexistent/server");
     server->next = app->servers;

@@ -5,6 +5,8 @@
   attacks.py --serve PROGRAM            the server over a fake core, started here (the unit test)
   attacks.py --device HOST:PORT [--path /system/status] [--token T]
                                         a running device; what needs the fake core is left out
+  attacks.py --device HOST:PORT --canned [--pid PID]
+                                        one in which canned-app.py answers like the fake core
 """
 import argparse
 import os
@@ -43,8 +45,11 @@ class Target:
         if grown > most:
             raise AssertionError(f"{grown >> 20} MiB were held")
 
+    def socket(self):
+        return socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+
     def connect(self, alpn="h2", rcvbuf=None):
-        raw = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        raw = self.socket()
         if rcvbuf:
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, rcvbuf)
         raw.settimeout(DEADLINE)
@@ -611,8 +616,10 @@ def frame_floods(target, honest):
 STALL = 2
 ANYWHERE = [rapid_reset, made_you_reset, made_you_reset_by_data, resets_before_requests, window_games, many_fields,
             hosts, frame_floods, connection_flood]
-FAKE_ONLY = [reset_of_slow_requests, smuggling, encoded_paths, large_bodies, unfinished_bodies, wrong_tokens, cross_origin,
-             slow_clients, stalled_readers]
+# What the fake core answers, a real app can answer too (canned-app.py), but for the tokens.
+CANNED = [reset_of_slow_requests, smuggling, encoded_paths, large_bodies, unfinished_bodies, cross_origin, slow_clients,
+          stalled_readers]
+FAKE_ONLY = [wrong_tokens]
 
 
 # --- running ----------------------------------------------------------------------------------------
@@ -672,9 +679,12 @@ def main():
     parser.add_argument("--device")
     parser.add_argument("--path", default="/system/status")
     parser.add_argument("--token")
+    parser.add_argument("--canned", action="store_true")
+    parser.add_argument("--pid", help="of the server, to see what it holds")
     parser.add_argument("attacks", nargs="*")
     a = parser.parse_args()
-    chosen = [f for f in ANYWHERE + (FAKE_ONLY if a.serve else []) if not a.attacks or f.__name__ in a.attacks]
+    there = ANYWHERE + (CANNED + FAKE_ONLY if a.serve else CANNED if a.canned else [])
+    chosen = [f for f in there if not a.attacks or f.__name__ in a.attacks]
     if a.serve:
         served = Served(a.serve)
         failed = run(served.target, chosen)
@@ -684,7 +694,9 @@ def main():
             failed = max(failed, 1)
     else:
         host, port = a.device.rsplit(":", 1)
-        failed = run(Target(host, int(port), path=a.path, token=a.token, fake=False), chosen)
+        target = Target(host, int(port), path="/hello" if a.canned else a.path, token=a.token, fake=a.canned)
+        target.pid = a.pid
+        failed = run(target, chosen)
     print(f"{len(chosen) - failed} passed, {failed} failed")
     sys.exit(1 if failed else 0)
 

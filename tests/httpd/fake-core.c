@@ -369,6 +369,16 @@ int endpoint_watch_new(endpoint_peer *p, const char *path, const endpoint_watch_
     return sd_event_add_defer(w->core->event, &w->later, on_watch, w);
 }
 
+int endpoint_watch_resume(endpoint_peer *p, const char *path, const char *last_id,
+                          const endpoint_watch_ops *ops, void *userdata, endpoint_watch **ret)
+{
+    return endpoint_watch_new(p, path, ops, userdata, ret);
+}
+
+void endpoint_watch_next(endpoint_watch *w)
+{
+}
+
 void endpoint_watch_free(endpoint_watch *w)
 {
     endpoint_watch **at = w ? &w->core->watches : NULL;

@@ -517,10 +517,15 @@ def drain(served):
     while client.read_frame()[0] != HEADERS:
         pass
     guest.send(guest.request("/slow")[1])
+    watcher = Http2(served.target)
+    watcher.send(watcher.request("/events", fields=[("accept", "text/event-stream")])[1])
+    read_until(watcher, b"second line\n\n")
     post, data = guest.request("/echo", method="POST", end=False)
     guest.send(data)
     guest.exchange()
     order(served, b"d")
+    read_until(watcher, b'event: end\ndata: {"status":503}\n\n')
+    watcher.wait_end()
     # A header that goes on where nothing may begin any more made the library read it for ever.
     for _ in range(2):
         while guest.read_frame()[0] != GOAWAY:

@@ -276,9 +276,12 @@ static void receive(Child *c, json_t *question, int fd)
     if (streq(op, "used"))
         count(c->used, strempty(json_string_value(json_object_get(question, "permission"))),
               json_integer_value(json_object_get(question, "count")));
-    if (streq(op, "unjudged"))
+    if (streq(op, "unjudged")) {
         count(c->used, strempty(json_string_value(json_object_get(question, "reason"))),
               json_integer_value(json_object_get(question, "count")));
+        count(c->used, strempty(json_string_value(json_object_get(question, "audit"))),
+              json_integer_value(json_object_get(question, "count")));
+    }
     if (json_is_array(json_object_get(question, "arguments"))) {
         char *text = json_dumps(json_object_get(question, "arguments"), JSON_COMPACT);
 

@@ -28,6 +28,6 @@ void fake_agent_bump(fake_agent *f);
 void fake_agent_hold(fake_agent *f, const char *op, bool hold);
 /* How often `op` was asked since the start. */
 unsigned fake_agent_count(fake_agent *f, const char *op);
-/* Sum of the counts told by "used" for the permission, or by "unjudged" for the reason; or how often these
- * arguments (JSON) were judged. */
+/* Sum of the counts told by "used" for the permission, or by "unjudged" for the reason or the audit id; or how
+ * often these arguments (JSON) were judged. */
 unsigned fake_agent_used(fake_agent *f, const char *permission);

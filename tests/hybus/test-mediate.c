@@ -277,12 +277,25 @@ static void test_properties(void **state)
     assert_string_equal(call(f, p, "Set", "ssv", NAME, "Open", "s", "x"), "");
 }
 
+/* "… (audit id ID; …" */
+static const char *audit_id(const char *text)
+{
+    static char id[64];
+    const char *begin = strstr(text, "(audit id ");
+
+    if (!begin)
+        fail_msg("no audit id: %s", text);
+    snprintf(id, sizeof id, "%.*s", (int)strcspn(begin + 10, ";"), begin + 10);
+    return id;
+}
+
 static void test_parked(void **state)
 {
     enum { N = HYBUS_MEDIATE_PARKED_PER_SENDER_MAX + 6 };
     static Answer answers[N], later;
     Fixture *f = *state;
     size_t refused = 0;
+    char id[64] = "";
 
     fake_agent_allow(f->fake, f->me, "test.call", true);
     fake_agent_hold(f->fake, "row", true);
@@ -292,7 +305,9 @@ static void test_parked(void **state)
     for (size_t i = 0; i < N; i++)
         if (answers[i].done) {
             assert_string_equal(answers[i].error, HYBUS_ERROR_LIMIT_EXCEEDED);
-            refused++;
+            if (refused++ > 0) /* one record for all of this caller */
+                assert_string_equal(audit_id(answers[i].text), id);
+            snprintf(id, sizeof id, "%s", audit_id(answers[i].text));
         }
     assert_int_equal(refused, 6);
     assert_int_equal(f->n_added, 0);
@@ -318,6 +333,7 @@ static void test_parked(void **state)
     while (fake_agent_used(f->fake, "limit") < statistics(f).dropped)
         assert_true(sd_event_run(f->event, 20000) >= 0);
     assert_int_equal(fake_agent_used(f->fake, "limit"), statistics(f).dropped);
+    assert_int_equal(fake_agent_used(f->fake, id), statistics(f).dropped);
     assert_in_range(fake_agent_count(f->fake, "unjudged"), 1, 3);
 }
 

@@ -10,6 +10,7 @@
 #include "log-format.h"
 #include "log-native.h"
 #include "log-responder.h"
+#include "log-syslog.h"
 
 #define SECOND 1000000ull
 
@@ -262,6 +263,10 @@ static void test_filters(void **state)
     assert_string_equal(find_by("unit", "h-httpd.service"), "Hello ");
     assert_string_equal(find_by("unit", "h-*"), "Hello world ");
     assert_string_equal(find_by("unit", "http"), "");
+    assert_string_equal(find_by("unit", "httpd thermo"), "Hello HELLO again ");
+    assert_string_equal(find_by("unit", "logg* nothing  httpd"), "Hello world ");
+    assert_string_equal(find_by("source", "native"), "Hello world HELLO again nobody ");
+    assert_string_equal(find_by("source", "kernel"), "");
     assert_string_equal(find_by("priority", "warning"), "world nobody ");
     assert_string_equal(find_by("priority", "3"), "world ");
     assert_string_equal(find_by("text", "hello"), "Hello HELLO again ");
@@ -284,6 +289,8 @@ static void test_filters(void **state)
     assert_string_equal(find_by("field", "PIN=1234"), "");
 
     assert_int_equal(log_filter_set(&f, "priority", "loud", 0), -EINVAL);
+    assert_int_equal(log_filter_set(&f, "source", "radio", 0), -EINVAL);
+    assert_int_equal(log_filter_set(&f, "source", "", 0), -EINVAL);
     assert_int_equal(log_filter_set(&f, "priority", "8", 0), -EINVAL);
     assert_int_equal(log_filter_set(&f, "limit", "-1", 0), -EINVAL);
     assert_int_equal(log_filter_set(&f, "since", "soon", 0), -EINVAL);
@@ -313,6 +320,19 @@ static void test_times(void **state)
     assert_int_equal(t, 1699996400 * SECOND);
     assert_int_equal(log_time_parse("-2 min", 1700000000 * SECOND, &t), 0);
     assert_int_equal(t, 1699999880 * SECOND);
+    assert_int_equal(log_time_parse("2 hours ago", 1700000000 * SECOND, &t), 0);
+    assert_int_equal(t, 1699992800 * SECOND);
+    assert_int_equal(log_time_parse("1 day ago", 1700000000 * SECOND, &t), 0);
+    assert_int_equal(t, 1699913600 * SECOND);
+    assert_int_equal(log_time_parse("90s ago", 1700000000 * SECOND, &t), 0);
+    assert_int_equal(t, 1699999910 * SECOND);
+    assert_int_equal(log_time_parse("15:31", 1795534276 * SECOND, &t), 0);
+    assert_int_equal(t, 1795534260 * SECOND);
+    assert_int_equal(log_time_parse("09:05:07", 1795534276 * SECOND, &t), 0);
+    assert_int_equal(t, 1795511107 * SECOND);
+    assert_int_equal(log_time_parse("25:00", 1795534276 * SECOND, &t), -EINVAL);
+    assert_int_equal(log_time_parse(" ago", 5, &t), -EINVAL);
+    assert_int_equal(log_time_parse("2 moons ago", 5, &t), -EINVAL);
     assert_int_equal(log_time_parse("yesterday", 1795534276 * SECOND, &t), 0);
     assert_int_equal(t, 1795392000 * SECOND);
     assert_int_equal(log_time_parse("-9999999999d", 5, &t), -EINVAL);
@@ -320,6 +340,35 @@ static void test_times(void **state)
     assert_int_equal(t, 0);
     assert_int_equal(log_time_parse("", 5, &t), -EINVAL);
     assert_int_equal(log_time_parse("2026-11-24 junk", 5, &t), -EINVAL);
+}
+
+/* Appends in the middle of a walk over two rings change nothing: each record comes once, in order, or is counted. */
+static void test_appended_while_walking(void **state)
+{
+    uint64_t budget = 1 << 30, seen = 0, last = 0;
+    log_found found;
+    log_walk w;
+    log_filter f = {};
+
+    open_book(LOG_STORAGE_SPLIT);
+    say("a.service", LOG_WARNING, "x");
+    log_walk_start(&w, book, &f);
+    assert_int_equal(log_walk_next(&w, &budget, &found), 1);
+    for (unsigned i = 0; i < 100; i++)
+        say("a.service", LOG_INFO, "x");
+    for (unsigned i = 0; i < 5000; i++)
+        say("a.service", LOG_WARNING, "x");
+    for (unsigned i = 0; i < 100; i++)
+        say("a.service", LOG_INFO, "x");
+    while (log_walk_next(&w, &budget, &found) > 0) {
+        assert_true(found.record->seq > last);
+        last = found.record->seq;
+        if (seen++ % 50 == 0 && seen < 1000)
+            say("a.service", LOG_INFO, "x");
+    }
+    assert_int_equal(1 + w.missed + seen, 5201 + 20);
+    assert_int_equal(last, log_book_newest(book));
+    close_book();
 }
 
 /* A walk that is overtaken by the writer goes on where it can, and knows how much it has missed. */
@@ -348,6 +397,30 @@ static void test_overtaken(void **state)
     say("a.service", LOG_INFO, "new");
     assert_int_equal(log_walk_next(&w, &budget, &found), 1);
     assert_int_equal(log_walk_next(&w, &budget, &found), 0);
+}
+
+/* What is missing in one ring is counted once, however many records of the others come before. */
+static void test_overtaken_in_one_ring(void **state)
+{
+    uint64_t budget = 1 << 30, seen = 0;
+    log_found found;
+    log_walk w;
+    log_filter f = {};
+
+    open_book(LOG_STORAGE_SPLIT);
+    say("a.service", LOG_INFO, "x");
+    say("a.service", LOG_ERR, "x");
+    log_walk_start(&w, book, &f);
+    assert_int_equal(log_walk_next(&w, &budget, &found), 1);
+    assert_int_equal(log_walk_next(&w, &budget, &found), 1);
+    for (unsigned i = 0; i < 100; i++)
+        say("a.service", LOG_ERR, "important");
+    for (unsigned i = 0; i < 20000; i++)
+        say("a.service", LOG_INFO, "x");
+    while (log_walk_next(&w, &budget, &found) > 0)
+        seen++;
+    assert_true(w.missed > 1000);
+    assert_int_equal(w.missed + seen, 20100);
 }
 
 /* --- formats
@@ -402,6 +475,79 @@ static void test_formats(void **state)
     assert_null(strstr(s, "<script"));
     assert_string_equal(format("plain", (log_look){.format = LOG_FORMAT_CAT}), "plain\n");
 }
+
+/* --- memory
+ * ------------------------------------------------------------------------------------------- */
+
+#ifndef __SANITIZE_ADDRESS__
+static size_t allocations;
+
+void *__libc_malloc(size_t size);
+void *__libc_calloc(size_t n, size_t size);
+void *__libc_realloc(void *p, size_t size);
+
+void *malloc(size_t size)
+{
+    allocations++;
+    return __libc_malloc(size);
+}
+
+void *calloc(size_t n, size_t size)
+{
+    allocations++;
+    return __libc_calloc(n, size);
+}
+
+void *realloc(void *p, size_t size)
+{
+    allocations++;
+    return __libc_realloc(p, size);
+}
+
+static int say_as_node(unsigned i)
+{
+    static uint8_t fields[LOG_SYSLOG_FIELDS_MAX];
+    char text[128];
+    log_syslog s;
+    int n = snprintf(text, sizeof(text), "<34>1 - h app %u - [a@1 b=\"c\"] message %u", i, i);
+
+    if (log_syslog_parse(text, (size_t)n, &s) < 0)
+        return -EBADMSG;
+    return log_book_append(book,
+                           &(log_entry){.when = now,
+                                        .uid = LOG_NOBODY,
+                                        .priority = s.priority,
+                                        .source = LOG_SOURCE_SYSLOG,
+                                        .unit = "syslog@192.0.2.1",
+                                        .peer = "192.0.2.1",
+                                        .fields = fields,
+                                        .size = log_syslog_fields(&s, fields)},
+                           now, NULL);
+}
+
+/* From the receive buffer to the ring, however many records and senders: not one allocation. */
+static void test_no_allocation(void **state)
+{
+    size_t before, limited = 0;
+    char unit[32];
+
+    settings.rate_burst = 100;
+    settings.node_burst = 20000;
+    open_book(LOG_STORAGE_SPLIT);
+    before = allocations;
+    for (unsigned i = 0; i < 50000; i++) {
+        snprintf(unit, sizeof(unit), "unit-%u.service", i % 1000);
+        limited += say_as(i % 7, unit, (uint8_t)(i % 8), "some text") == 0;
+        limited += say_as_node(i) == 0;
+        if (i % 1000 == 0) {
+            now.monotonic += SECOND;
+            log_book_tick(book, now);
+        }
+    }
+    assert_int_equal(allocations, before);
+    assert_true(limited > 1000);
+}
+#endif
 
 /* --- datagrams
  * --------------------------------------------------------------------------------------- */
@@ -546,7 +692,12 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_filters, fresh, done),
         cmocka_unit_test_setup_teardown(test_times, fresh, done),
         cmocka_unit_test_setup_teardown(test_overtaken, fresh, done),
+        cmocka_unit_test_setup_teardown(test_overtaken_in_one_ring, fresh, done),
+        cmocka_unit_test_setup_teardown(test_appended_while_walking, fresh, done),
         cmocka_unit_test_setup_teardown(test_formats, fresh, done),
+#ifndef __SANITIZE_ADDRESS__
+        cmocka_unit_test_setup_teardown(test_no_allocation, fresh, done),
+#endif
         cmocka_unit_test_setup_teardown(test_datagrams, fresh, done),
         cmocka_unit_test(test_requests),
         cmocka_unit_test(test_units),

@@ -621,6 +621,9 @@ static void test_uses_and_what_was_turned_away(void **state)
     send_text(s, fd, "{\"op\":\"used\"}");
     send_text(s, fd, "{\"op\":\"unjudged\",\"uid\":1000,\"reason\":\"limit\",\"count\":3}");
     send_text(s, fd, "{\"op\":\"unjudged\",\"uid\":1000,\"reason\":\"limit\",\"count\":4}");
+    send_text(s, fd, "{\"op\":\"unjudged\",\"uid\":1000,\"reason\":\"limit\",\"audit\":\"aa-1\",\"count\":5}");
+    send_text(s, fd, "{\"op\":\"unjudged\",\"uid\":1000,\"reason\":\"limit\",\"audit\":\"aa-1\",\"count\":6}");
+    send_text(s, fd, "{\"op\":\"unjudged\",\"uid\":1000,\"reason\":\"limit\",\"audit\":\"no id\",\"count\":7}");
     send_text(s, fd, "{\"op\":\"unjudged\",\"uid\":1000,\"reason\":\"made up\",\"count\":4}");
     send_text(s, fd, "{\"op\":\"unjudged\",\"uid\":1000,\"reason\":\"limit\",\"count\":0}");
     send_text(s, fd, "{\"op\":\"unjudged\",\"name\":\":1.9\",\"reason\":\"identity\",\"interface\":"
@@ -631,7 +634,9 @@ static void test_uses_and_what_was_turned_away(void **state)
     assert_int_equal(s->f->security->statistics.used, 50);
     assert_string_equal(fixture_record(s->f, "limited")->subject, "bus::1.9");
     assert_string_equal(fixture_record(s->f, "limited")->call, "logd: a.b.C (method)");
-    assert_int_equal(s->f->security->statistics.limited, 9);
+    assert_int_equal(s->f->security->statistics.limited, 27);
+    assert_int_equal(audit_find(s->f->security->audit, "aa-1")->count, 11);
+    assert_null(audit_find(s->f->security->audit, "no id"));
     close(fd);
 }
 

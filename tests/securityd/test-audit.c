@@ -241,6 +241,50 @@ static void test_the_same_again_is_a_count(void **state)
     assert_int_equal(count_of(NULL), 8);
 }
 
+/* What a filter has told its caller already is what the record is called. */
+static void test_ids_of_filters(void **state)
+{
+    static const char *const bad[] = {"", "-", "a-", "-1", "a1", "A-1", "a 1-1", "a-1\n", "a-123456789012345678901234567890"};
+    AuditRecord r = record("uid:1000", "limited"), other = record("uid:1001", "limited");
+    const AuditRecord *first, *got;
+    char own[32];
+
+    assert_int_equal(audit_add(audit, &r, &first), 0);
+    snprintf(own, sizeof own, "%s", first->id);
+    for (size_t i = 0; i < ELEMENTS(bad); i++)
+        if (audit_id_is_valid(audit, bad[i]))
+            fail_msg("\"%s\" is valid", bad[i]);
+    *strchr(own, '-') = '\0';
+    strcat(own, "-99"); /* the agent's own, to come */
+    assert_false(audit_id_is_valid(audit, own));
+    assert_true(audit_id_is_valid(audit, "0a1b2c-7"));
+
+    r.id = other.id = (char *)"0a1b2c-7";
+    assert_int_equal(audit_count(audit, &r, 3, &got), 0);
+    assert_string_equal(got->id, "0a1b2c-7");
+    assert_ptr_equal(audit_find(audit, "0a1b2c-7"), got);
+    r.call = (char *)"logd"; /* the rest of them, without saying which calls they were */
+    assert_int_equal(audit_count(audit, &r, 4, &got), 0);
+    assert_string_equal(got->id, "0a1b2c-7");
+    assert_int_equal(got->count, 7);
+    /* Nobody adds to a record of somebody else, nor hides behind its name. */
+    assert_int_equal(audit_count(audit, &other, 5, &got), 0);
+    assert_string_not_equal(got->id, "0a1b2c-7");
+    assert_string_equal(got->subject, "uid:1001");
+    assert_int_equal(audit_find(audit, "0a1b2c-7")->count, 7);
+    r.verdict = "denied";
+    assert_int_equal(audit_count(audit, &r, 1, &got), 0);
+    assert_string_not_equal(got->id, "0a1b2c-7");
+    /* The same of another connection has a name of its own. */
+    r = record("uid:1000", "limited");
+    r.id = (char *)"0a1b2c-8";
+    assert_int_equal(audit_count(audit, &r, 1, &got), 0);
+    assert_string_equal(got->id, "0a1b2c-8");
+    assert_int_equal(got->count, 1);
+    assert_int_equal(audit_add(audit, &r, &got), 0); /* which is for others to say only where it counts */
+    assert_string_not_equal(got->id, "0a1b2c-8");
+}
+
 static void test_no_count_is_lost(void **state)
 {
     AuditRecord in = record("uid:1", "limited"), loud = record("uid:1", "denied");
@@ -333,6 +377,7 @@ int main(void)
         T(test_what_is_allowed_does_not_crowd_out_what_is_not),
         T(test_allowed_ones_get_half),
         T(test_the_same_again_is_a_count),
+        T(test_ids_of_filters),
         T(test_no_count_is_lost),
         T(test_the_journal_gets_a_bounded_part),
     };

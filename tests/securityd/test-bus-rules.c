@@ -118,6 +118,35 @@ static void test_judge_says_what_the_rules_do(void **state)
     assert_false(bus_rules_judge(p, c, &one, "a.Local1", "M", 'm', &permission).allowed);
 }
 
+static void test_which_rules_concern_the_bus(void **state)
+{
+    static const struct {
+        const char *permissions;
+        bool concern;
+    } cases[] = {
+        {"log.read", false},  {"pump.start", true},  {"pump.write", true},       {"pump.extra", true},
+        {"pump.*", true},     {"*", true},           {"pump.other", false},      {"log.read pump.read", true},
+        {"pump.start:/x", false}, {"valve.*", false}, {"endpoint.read:/pump.start/*", false},
+    };
+    _cleanup_(catalogue_freep) Catalogue *c = catalogue_of(pump), *own = catalogue_of(
+        "<node><interface name=\"a.Local1\"><method name=\"M\">" PERMISSION("pump.start") "</method></interface></node>");
+
+    for (size_t i = 0; i < ELEMENTS(cases); i++)
+        for (unsigned kind = 0; kind < 3; kind++) {
+            static const char *const kinds[] = {"grant", "deny", "ask"};
+            _cleanup_(policy_unrefp) Policy *p = NULL;
+            char text[200];
+
+            snprintf(text, sizeof text, "[%s r]\nTo = uid:60701\nPermission = %s\n", kinds[kind],
+                     cases[i].permissions);
+            p = policy_of(text);
+            if (bus_rules_concern(c, policy_rule(p, "r")) != cases[i].concern)
+                fail_msg("%s", cases[i].permissions);
+            /* Interfaces that their own daemons guard are not the bus's. */
+            assert_false(bus_rules_concern(own, policy_rule(p, "r")));
+        }
+}
+
 static char *large_interface(unsigned n_methods)
 {
     size_t size;
@@ -193,6 +222,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_what_is_granted_and_nothing_else),
+        cmocka_unit_test(test_which_rules_concern_the_bus),
         cmocka_unit_test(test_judge_says_what_the_rules_do),
         cmocka_unit_test(test_many_rules_are_spread_and_bounded),
         cmocka_unit_test(test_users_of_a_group),

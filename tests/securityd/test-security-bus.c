@@ -29,6 +29,59 @@ static const char xml[] =
     "<property name=\"Level\" type=\"u\" access=\"read\"><annotation "
     "name=\"org.hybridos.Permission\" value=\"log.read\"/></property></interface></node>";
 
+/* --- a bus that obeys, and counts how often it is asked to ------------------------------------- */
+
+struct BusPolicy {
+    sd_event_source *answer;
+    unsigned updates;
+    BusApplied f;
+    void *userdata;
+};
+
+static int on_obeyed(sd_event_source *s, void *userdata)
+{
+    BusPolicy *b = userdata;
+    BusApplied f = TAKE_PTR(b->f);
+
+    if (f)
+        f(0, "in force", b->userdata);
+    return 0;
+}
+
+int bus_policy_update(BusPolicy *b, Rule *more, BusApplied f, void *userdata)
+{
+    b->updates++;
+    b->f = f;
+    b->userdata = userdata;
+    return sd_event_source_set_enabled(b->answer, SD_EVENT_ONESHOT);
+}
+
+void bus_policy_cancel(BusPolicy *b, void *userdata)
+{
+    if (b->userdata == userdata)
+        b->f = NULL;
+}
+
+bool bus_policy_governs(const BusPolicy *b, const Subject *subject)
+{
+    return false;
+}
+
+const char *bus_policy_error(const BusPolicy *b)
+{
+    return NULL;
+}
+
+int bus_policy_new(Security *security, sd_bus *bus, const char *directory, const char *group,
+                   BusPolicy **ret)
+{
+    return -EOPNOTSUPP;
+}
+
+void bus_policy_free(BusPolicy *b)
+{
+}
+
 /* Our own uid holds everything but reboot.now; nobody but the handlers judges here. */
 typedef struct Bus {
     Fixture *f;
@@ -36,6 +89,7 @@ typedef struct Bus {
     sd_event *event;
     sd_bus *server, *client;
     AgentSocket *socket;
+    BusPolicy bus_policy;
     SecurityBus *security_bus;
     char path[128], me[32];
     unsigned invalidated;
@@ -53,7 +107,7 @@ static int on_changed(sd_bus_message *m, void *userdata, sd_bus_error *error)
     return 0;
 }
 
-static int set_up(void **state)
+static int set_up_with(void **state, bool bus_too)
 {
     char policy[512];
     Bus *b = calloc(1, sizeof *b);
@@ -80,18 +134,34 @@ static int set_up(void **state)
     assert_int_equal(agent_socket_new(b->event, b->f->security, fd, &b->socket), 0);
     b->server = private_bus_connect(b->process, b->event);
     assert_int_equal(
-        security_bus_publish(b->f->security, b->socket, NULL, b->server, &b->security_bus), 0);
+        security_bus_publish(b->f->security, b->socket, bus_too ? &b->bus_policy : NULL, b->server,
+                             &b->security_bus),
+        0);
     assert_true(sd_bus_request_name(b->server, NAME, 0) >= 0);
     b->client = private_bus_connect(b->process, b->event);
     assert_true(sd_bus_match_signal(b->client, NULL, NAME, PATH, "org.freedesktop.DBus.Properties",
                                     "PropertiesChanged", on_changed, b) >= 0);
+    assert_true(sd_event_add_defer(b->event, &b->bus_policy.answer, on_obeyed, &b->bus_policy) >= 0);
+    assert_true(sd_event_source_set_enabled(b->bus_policy.answer, SD_EVENT_OFF) >= 0);
     *state = b;
     return 0;
+}
+
+static int set_up(void **state)
+{
+    return set_up_with(state, false);
+}
+
+static int set_up_with_bus(void **state)
+{
+    return set_up_with(state, true);
 }
 
 static int tear_down(void **state)
 {
     Bus *b = *state;
+
+    sd_event_source_disable_unref(b->bus_policy.answer);
 
     agent_socket_free(b->socket);
     security_bus_free(b->security_bus);
@@ -491,6 +561,34 @@ static void test_grant_and_revoke(void **state)
     assert_true(fixture_allows(b->f, fixture_uid(geteuid()), "log.read"));
 }
 
+static const char pump[] =
+    "<node><interface name=\"com.example.Pump1\"><annotation name=\"org.hybridos.Destination\" "
+    "value=\"com.example.Pump1\"/><method name=\"Start\"><annotation "
+    "name=\"org.hybridos.Permission\" value=\"pump.start\"/></method></interface></node>";
+
+/* The bus is asked about rules that it can obey, and left alone otherwise. */
+static void test_the_bus_is_asked_when_it_is_concerned(void **state)
+{
+    Bus *b = *state;
+
+    fixture_write(b->f->settings.vendor_interfaces[0], "com.example.Pump1.xml", pump);
+    OK(b, "Reload", "");
+    assert_int_equal(b->bus_policy.updates, 1);
+    (void)grant(b, "log", "uid:60991", "log.read pump.stop a.*");
+    assert_true(fixture_allows(b->f, fixture_uid(60991), "log.read"));
+    OK(b, "Revoke", "s", "log");
+    assert_false(fixture_allows(b->f, fixture_uid(60991), "log.read"));
+    assert_int_equal(b->bus_policy.updates, 1);
+    (void)grant(b, "pump", "uid:60991", "log.read pump.*");
+    assert_int_equal(b->bus_policy.updates, 2);
+    assert_true(fixture_allows(b->f, fixture_uid(60991), "pump.start"));
+    OK(b, "Revoke", "s", "pump");
+    assert_int_equal(b->bus_policy.updates, 3);
+    assert_false(fixture_allows(b->f, fixture_uid(60991), "pump.start"));
+    OK(b, "Reload", ""); /* nothing has changed, but users may have */
+    assert_int_equal(b->bus_policy.updates, 4);
+}
+
 static void test_nobody_grants_what_they_do_not_hold(void **state)
 {
     Bus *b = *state;
@@ -579,19 +677,41 @@ static void test_users_and_tokens(void **state)
     const char *name, *principal;
     uint64_t created, expires, used;
     char *secret;
+    const char *roles[2];
+    Session *session;
+    int has_password;
     Answer a;
 
     OK(b, "AddUser", "s", "alice");
     OK(b, "AddUser", "s", "bob");
     EXPECT(b, "Exists", "", "AddUser", "s", "alice");
     EXPECT(b, "InvalidArgument", "", "AddUser", "s", "Not A Name");
+    EXPECT(b, "NotFound", "", "RemoveSession", "t", UINT64_C(7));
+    assert_int_equal(sessions_add(&b->f->security->sessions,
+                                  &(Session){.user = (char *)"bob", .protocol = (char *)"http"}, &session),
+                     0);
+    a = call(b, "ListSessions", "");
+    assert_true(sd_bus_message_enter_container(a.m, 'a', "(tssstt)") > 0);
+    assert_true(sd_bus_message_at_end(a.m, false) == 0);
+    answer_done(&a);
+    OK(b, "RemoveSession", "t", session->id);
+    assert_int_equal(b->f->security->sessions.n, 0);
+    EXPECT(b, "NotFound", "", "SetUserRoles", "sas", "carol", 1, "operator");
+    EXPECT(b, "InvalidArgument", "", "SetUserRoles", "sas", "bob", 1, "Not A Role");
+    OK(b, "SetUserRoles", "sas", "bob", 2, "operator", "reader");
+    assert_int_equal(security_set_password(b->f->security, &fixture_root, "bob", "$y$j75$x", &e), 1);
     a = call(b, "ListUsers", "");
-    assert_true(sd_bus_message_enter_container(a.m, 'a', "(st)") > 0);
-    assert_true(sd_bus_message_read(a.m, "(st)", &name, &created) > 0);
+    assert_true(sd_bus_message_enter_container(a.m, 'a', "(stasb)") > 0);
+    assert_true(sd_bus_message_read(a.m, "(stasb)", &name, &created, 0, &has_password) > 0);
     assert_string_equal(name, "alice");
     assert_true(created > 0);
-    assert_true(sd_bus_message_read(a.m, "(st)", &name, &created) > 0);
+    assert_false(has_password);
+    assert_true(sd_bus_message_read(a.m, "(stasb)", &name, &created, 2, &roles[0], &roles[1],
+                                    &has_password) > 0);
     assert_string_equal(name, "bob");
+    assert_string_equal(roles[0], "operator");
+    assert_string_equal(roles[1], "reader");
+    assert_true(has_password);
     assert_true(sd_bus_message_at_end(a.m, false));
     answer_done(&a);
     assert_int_equal(security_add_token(b->f->security, &fixture_root, "ci", "user:alice", NULL,
@@ -835,6 +955,8 @@ int main(void)
         T(test_explain),
         T(test_explain_call),
         T(test_audit_is_listed),
+        cmocka_unit_test_setup_teardown(test_the_bus_is_asked_when_it_is_concerned, set_up_with_bus,
+                                        tear_down),
         T(test_grant_and_revoke),
         T(test_nobody_grants_what_they_do_not_hold),
         T(test_a_failed_grant_leaves_nothing),

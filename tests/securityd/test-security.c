@@ -273,6 +273,21 @@ static void test_files_that_others_may_write_reject_all(void **state)
     assert_int_equal(security_reload(f->security), 0);
 }
 
+static void expect_files_record(Fixture *f, const char *words)
+{
+    const AuditRecord *r = NULL;
+    uint64_t number = UINT64_MAX;
+
+    while ((r = audit_older(f->security->audit, number))) {
+        number = r->number;
+        if (streq(r->call, "policy files") && strstr(r->reason, words)) {
+            assert_string_equal(r->verdict, "changed");
+            return;
+        }
+    }
+    fail_msg("no record says %s", words);
+}
+
 static void test_a_masked_vendor_file_is_recorded(void **state)
 {
     Fixture *f = *state;
@@ -280,8 +295,66 @@ static void test_a_masked_vendor_file_is_recorded(void **state)
     fixture_write(f->policy_directories[0], "50-vendor.policy", "");
     assert_int_equal(security_reload(f->security), 1);
     assert_false(fixture_allows(f, fixture_root, "log.read"));
-    assert_string_equal(fixture_record(f, "changed")->call, "policy files");
-    assert_non_null(strstr(fixture_record(f, "changed")->reason, "50-vendor.policy is not in force"));
+    expect_files_record(f, "50-vendor.policy is not in force");
+}
+
+/* Whether its file went, or only the rule; also while the agent was not there. A rule that moved from one file of
+ * the vendor to another is still there. */
+static void test_a_removed_vendor_rule_is_recorded(void **state)
+{
+    static const char root[] = "[grant root-all]\nTo = uid:0\nPermission = *\n",
+                      secret[] = "[deny nobody-reads]\nTo = anyone\nPermission = log.read\n";
+    Fixture *f = *state;
+    const char *vendor = f->policy_directories[2];
+
+    fixture_write(vendor, "40-deny.policy", secret);
+    assert_int_equal(security_reload(f->security), 1);
+    fixture_remove(vendor, "40-deny.policy");
+    fixture_write(vendor, "60-moved.policy", secret);
+    assert_int_equal(security_reload(f->security), 0);
+    assert_null(fixture_record(f, "changed"));
+    fixture_remove(vendor, "60-moved.policy");
+    assert_int_equal(security_reload(f->security), 1);
+    expect_files_record(f, "rule nobody-reads of ");
+    fixture_write(vendor, "40-deny.policy", secret);
+    fixture_open(f);
+    assert_null(fixture_record(f, "changed"));
+    fixture_close(f);
+    fixture_write(vendor, "40-deny.policy", "# nothing\n");
+    fixture_open(f);
+    expect_files_record(f, "40-deny.policy:1 is gone");
+    /* What an administrator takes away is not the vendor's. */
+    fixture_write(f->policy_directories[0], "45-own.policy", "[grant own]\nTo = uid:7\nPermission = log.read\n");
+    fixture_write(vendor, "50-vendor.policy", root);
+    fixture_open(f);
+    fixture_remove(f->policy_directories[0], "45-own.policy");
+    assert_int_equal(security_reload(f->security), 1);
+    assert_null(fixture_record(f, "changed"));
+}
+
+/* However many. */
+static void test_removed_vendor_rules_do_not_fill_the_audit(void **state)
+{
+    Fixture *f = *state;
+    const AuditRecord *r = NULL;
+    _cleanup_(freep) char *text = NULL;
+    uint64_t number = UINT64_MAX;
+    size_t size, n = 0;
+    FILE *file = open_memstream(&text, &size);
+
+    for (unsigned i = 0; i < 300; i++)
+        fprintf(file, "[grant many-%u]\nTo = uid:7\nPermission = log.read\n", i);
+    assert_int_equal(fclose(file), 0);
+    fixture_write(f->policy_directories[2], "40-many.policy", text);
+    assert_int_equal(security_reload(f->security), 1);
+    fixture_remove(f->policy_directories[2], "40-many.policy");
+    assert_int_equal(security_reload(f->security), 1);
+    while ((r = audit_older(f->security->audit, number))) {
+        n += streq(r->call, "policy files");
+        number = r->number;
+    }
+    assert_int_equal(n, 65);
+    expect_files_record(f, "and more");
 }
 
 /* --- setup ----------------------------------------------------------------------------------- */
@@ -741,7 +814,7 @@ static void test_reasons(void **state)
         {{.uid = 0, .gids = gids, .n_gids = ELEMENTS(gids)}, &q, "more groups", ""},
         {{.unknown = true, .bus_name = ":1.5"}, &q, "identity cannot be established", ""},
         {{.unknown = true, .bus_name = ":1.5"}, &bare, "identity cannot be established", ""},
-        {{.remote = true, .name = "token:ci", .ended = true}, &q, "removed or has expired",
+        {{.remote = true, .name = "token:ci", .ended = true}, &q, "removed or have expired",
          "token add"},
         {{.uid = 0}, &bare, "no permission: nobody", ""},
         {{.uid = 0}, &without, "names no interface", ""},
@@ -792,9 +865,9 @@ static void test_what_was_turned_away_is_counted(void **state)
     const Question unsaid = {.service = "logd"};
     Fixture *f = *state;
 
-    security_turned_away(f->security, &fixture_root, &q, "too many", 1);
+    security_turned_away(f->security, &fixture_root, &q, "too many", NULL, 1);
     for (unsigned i = 0; i < 1000; i++)
-        security_turned_away(f->security, &fixture_root, &unsaid, "too many", 10);
+        security_turned_away(f->security, &fixture_root, &unsaid, "too many", NULL, 10);
     assert_int_equal(fixture_record(f, "limited")->count, 10000);
     assert_string_equal(fixture_record(f, "limited")->call, "logd");
     assert_int_equal(f->security->statistics.limited, 10001);
@@ -838,6 +911,8 @@ int main(void)
         T(test_reload_is_all_or_nothing),
         T(test_files_that_others_may_write_reject_all),
         T(test_a_masked_vendor_file_is_recorded),
+        T(test_a_removed_vendor_rule_is_recorded),
+        T(test_removed_vendor_rules_do_not_fill_the_audit),
         T(test_setup_by_code),
         T(test_a_restart_shows_another_code),
         T(test_guessing_the_code),

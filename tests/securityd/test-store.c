@@ -395,6 +395,7 @@ static void test_a_database_that_says_something_else(void **state)
         "UPDATE users SET name = 'mallory' WHERE name = 'bob'",
         "UPDATE users SET roles = 'operator' WHERE name = 'bob'",
         "UPDATE users SET password = 'x' WHERE name = 'bob'",
+        "UPDATE users SET known = 'x' WHERE name = 'bob'",
         "UPDATE tokens SET principal = 'user:alice' WHERE name = 'own'",
         "UPDATE tokens SET roles = 'reader operator' WHERE name = 'own'",
         "UPDATE tokens SET sha256 = zeroblob(32) WHERE name = 'own'",
@@ -402,7 +403,7 @@ static void test_a_database_that_says_something_else(void **state)
         "UPDATE state SET value = 0 WHERE key = 'claimed'",
         "UPDATE state SET value = 41 WHERE key = 'generation'",
         "UPDATE state SET value = 1 WHERE key = 'floor'",
-        "INSERT INTO users VALUES('mallory', '', '', 0)",
+        "INSERT INTO users VALUES('mallory', '', '', '', 0)",
         "DELETE FROM users WHERE name = 'bob'",
         "DELETE FROM state WHERE key = 'seal'",
         "DROP TABLE tokens",
@@ -435,8 +436,8 @@ static void test_a_later_version_beside_which_this_one_may_write(void **state)
     store_free(s);
     change_database(state, "ALTER TABLE users ADD COLUMN later TEXT; CREATE TABLE more(x);"
                            "UPDATE users SET later = 'kept'; INSERT INTO more VALUES(7);"
-                           "INSERT INTO state VALUES('compatible', 1);"
-                           "PRAGMA user_version = 2");
+                           "INSERT INTO state VALUES('compatible', 2);"
+                           "PRAGMA user_version = 3");
     s = open_store(state);
     assert_false(s->damaged || s->foreign);
     assert_non_null(store_match(s, secrets[0]));
@@ -445,7 +446,7 @@ static void test_a_later_version_beside_which_this_one_may_write(void **state)
     store_free(s);
     assert_int_equal(query_database(state, "SELECT count(*) FROM users WHERE later = 'kept'"), 2);
     assert_int_equal(query_database(state, "SELECT x FROM more"), 7);
-    assert_int_equal(query_database(state, "PRAGMA user_version"), 2);
+    assert_int_equal(query_database(state, "PRAGMA user_version"), 3);
     s = open_store(state);
     assert_non_null(store_user(s, "carol"));
     store_free(s);
@@ -461,7 +462,7 @@ static void test_a_later_version_is_left_alone(void **state)
 
     fill(s, secrets);
     store_free(s);
-    change_database(state, "PRAGMA user_version = 2");
+    change_database(state, "PRAGMA user_version = 3");
     before = fixture_read(directory(state), "state.db", &size);
     s = open_store(state);
     assert_true(s->foreign && s->claimed);
@@ -474,7 +475,7 @@ static void test_a_later_version_is_left_alone(void **state)
     after = fixture_read(directory(state), "state.db", &size_after);
     assert_int_equal(size, size_after);
     assert_memory_equal(before, after, size);
-    change_database(state, "PRAGMA user_version = 1");
+    change_database(state, "PRAGMA user_version = 2");
     s = open_store(state);
     assert_non_null(store_match(s, secrets[0]));
     store_free(s);
@@ -510,7 +511,7 @@ static void expect_migrated(void **state, bool first)
 {
     _cleanup_(store_freep) Store *s = open_store(state);
 
-    assert_int_equal(s->migrated, first);
+    assert_string_equal(s->backup, first ? "state.backup-0" : "");
     assert_false(s->damaged || s->restored);
     assert_true(s->claimed);
     assert_int_equal(s->generation, 42);
@@ -536,6 +537,43 @@ static void test_migration(void **state)
     free(TAKE_PTR(note));
     assert_int_equal(read_checked_file(directory(state), "state", "state", 4096, &note, &size),
                      -EBADMSG);
+}
+
+/* A database that the first version with one has written, under an anchor of its own. */
+static void test_migration_of_a_database(void **state)
+{
+    _cleanup_(freep) char *old = NULL;
+    const char *seeds = getenv("HYBRIDOS_STATES");
+    Store *s;
+    size_t size;
+
+    if (!seeds)
+        skip();
+    old = fixture_read(seeds, "database-1", &size);
+    write_bytes(state, old, size);
+    for (unsigned round = 0; round < 2; round++) {
+        s = open_store(state);
+        assert_string_equal(s->backup, round == 0 ? "state.backup-1" : "");
+        assert_true(s->claimed && s->restored);
+        assert_false(s->damaged || s->foreign);
+        assert_int_equal(s->generation, 42);
+        assert_int_equal(s->n_users, 2);
+        assert_string_equal(store_user(s, "bob")->roles[0], "reader");
+        assert_null(store_user(s, "bob")->known);
+        store_free(s);
+    }
+    /* The backup is what the older version would take. */
+    free(TAKE_PTR(old));
+    old = fixture_read(directory(state), "state.backup-1", &size);
+    write_bytes(state, old, size);
+    assert_int_equal(query_database(state, "PRAGMA user_version"), 1);
+    s = open_store(state);
+    assert_non_null(store_user(s, "alice"));
+    store_free(s);
+    /* One letter of another name in it, and it is not taken over. */
+    write_bytes(state, old, size);
+    change_database(state, "UPDATE users SET name = 'mallory' WHERE name = 'bob'");
+    expect_started_over(state);
 }
 
 /* The power failed after the database was written, before the old file was retired. */
@@ -732,6 +770,7 @@ int main(void)
         T(test_a_later_version_beside_which_this_one_may_write),
         T(test_a_later_version_is_left_alone),
         T(test_migration),
+        T(test_migration_of_a_database),
         T(test_a_migration_that_was_cut_short),
         T(test_a_database_that_has_gone),
         T(test_nonsense_in_an_old_file),

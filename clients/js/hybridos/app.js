@@ -3,6 +3,7 @@
 // The app and its endpoints.
 
 const path = require('node:path');
+const log = require('./log.js');
 const wire = require('./wire.js');
 const { Response } = require('./request.js');
 const { Backoff, RegistrarLink, ServerLink } = require('./link.js');
@@ -22,7 +23,7 @@ class Refused extends Error {
 
 /** A registered namespace; what App.endpoint() gives. */
 class Endpoint {
-  #watch = null; #state = null;
+  #watch = null; #state = null; #resume = null;
 
   constructor(app, namespace, handler, { rules = [], title = '', takeover = false }) {
     Object.assign(this, { app, namespace, handler, rules: [...rules], title, takeover });
@@ -44,6 +45,13 @@ class Endpoint {
   /** `callback(status, reason)`: 200 when registered, else a refusal. After 429 and 503 the app tries again by itself.
    * Without a callback other refusals reject App.run() with Refused. */
   onState(callback) { this.#state = callback; return this; }
+
+  /** `callback(path, id)`: a watcher of a path comes back, who has had all up to the value with this id. Returns the value that
+   * came next, `{ body, id, contentType, missed }` (then it is asked again; missed: others between are lost), undefined: none did. Not
+   * async. Without it a watcher who comes back gets the latest value, and is told that there is a gap. */
+  onResume(callback) { this.#resume = callback; return this; }
+
+  get resumes() { return this.#resume !== null; }
 
   /** At how many servers the endpoint can be reached now. */
   get servers() { return [...this.app.servers.values()].filter((s) => s.attachment(this)).length; }
@@ -99,19 +107,34 @@ class Endpoint {
     else if (this.refused) this.app._fail(new Refused(this.namespace, status, reason));
   }
 
+  /** [fields, body] of a RESUMED. */
+  _resumed(at, id) {
+    try {
+      const next = this.#resume(at, id);
+      if (!next) return [[], Buffer.alloc(0)];
+      const value = new Response(next.body, { contentType: next.contentType });
+      if (!value.body || value.body.length > NOTIFY_SIZE_MAX) throw new RangeError('a value is at most 60 KiB, and whole');
+      if (!next.id || Buffer.byteLength(next.id) > wire.NOTIFY_ID_MAX) throw new RangeError('id too long, or empty');
+      return [[...wire.decodeFields(value.fields), [':id', next.id], ...(next.missed ? [[':gap', '1']] : [])], value.body];
+    } catch (e) {
+      this.app.warn(`a callback failed: ${e?.stack ?? e}`);
+      return [[], Buffer.alloc(0)];
+    }
+  }
+
   _tellWatch(at) {
     if (this.#watch) this.app._call(this.#watch, at, this.watchers(at));
   }
 }
 
 /** Registers endpoints and answers for them. `registrar` is the path of its socket; by default $HYBRIDOS_REGISTRAR or the
- * usual place. `warn` is told what goes wrong; by default the standard error output. */
+ * usual place. `warn` is told what goes wrong; by default the log. */
 class App {
   #path; #finish = null; #timer = null;
 
   constructor(name = path.basename(process.argv[1] ?? 'app'), { registrar, warn } = {}) {
     this.name = name;
-    this.warn = warn ?? ((text) => console.error(`hybridos: ${text}`));
+    this.warn = warn ?? ((text) => log.warning(text));
     this.#path = registrar ?? process.env.HYBRIDOS_REGISTRAR ?? wire.REGISTRAR_SOCKET;
     this.endpoints = new Map();
     this.servers = new Map();

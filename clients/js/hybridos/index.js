@@ -8,6 +8,7 @@
 //   await app.run();
 
 const { App, Endpoint, Refused } = require('./app.js');
+const log = require('./log.js');
 const { BodyTooLarge, Request, Response } = require('./request.js');
 
-module.exports = { App, BodyTooLarge, Endpoint, Refused, Request, Response };
+module.exports = { App, BodyTooLarge, Endpoint, Refused, Request, Response, log };

@@ -30,6 +30,7 @@ class Link {
   constructor(app, path) {
     this.app = app;
     this.path = path;
+    this.understands = 0; // of the types that may be ignored
     this.up = false; // HELLO has come
     this.stale = false;
     this.draining = false;
@@ -112,7 +113,7 @@ class Link {
       this._drain();
     } else if (f.type === wire.HELLO) {
       throw new wire.ProtocolError('second HELLO');
-    } else if (f.type < wire.IGNORABLE) {
+    } else if (f.type < wire.IGNORABLE || f.type === this.understands) {
       this._frame(f);
     }
   }
@@ -217,6 +218,7 @@ class RegistrarLink extends Link {
 }
 
 class ServerLink extends Link {
+  understands = wire.RESUME;
   requests = new Map(); // by stream
   attachments = new Map(); // stream: { endpoint, up }
   watches = new Map(); // "namespace path": count
@@ -232,7 +234,8 @@ class ServerLink extends Link {
       || [...this.attachments.values()].some((a) => a.endpoint === endpoint)) return;
     const id = this.app._newId();
     this.attachments.set(id, { endpoint, up: false });
-    this.send(wire.ATTACH, { stream: id }, wire.encodeFields([[':namespace', endpoint.namespace], [':key', endpoint.key]]));
+    this.send(wire.ATTACH, { stream: id }, wire.encodeFields([[':namespace', endpoint.namespace], [':key', endpoint.key],
+      ...(endpoint.resumes ? [[':resume', '1']] : [])]));
   }
 
   /** Its stream, when the server has confirmed it; or 0. */
@@ -303,6 +306,9 @@ class ServerLink extends Link {
       case wire.WATCH:
         this.#watch(f);
         break;
+      case wire.RESUME:
+        this.#resume(f);
+        break;
       case wire.SESSION:
         this.#highest = Math.max(this.#highest, f.stream);
         this.send(wire.RESPONSE, { flags: wire.END, code: 501, stream: f.stream });
@@ -347,6 +353,18 @@ class ServerLink extends Link {
       return;
     }
     this.app._tellWatch(a.endpoint.namespace, path);
+  }
+
+  #resume(f) {
+    const { ':path': path, ':id': id } = Object.fromEntries(wire.decodeFields(f.payload));
+    if (path === undefined || id === undefined || f.value === 0 || `${path}${id}`.includes('\0')) {
+      throw new wire.ProtocolError('nothing to resume from');
+    }
+    const a = this.attachments.get(f.stream);
+    if (!a?.endpoint.resumes) return;
+    const [fields, body] = a.endpoint._resumed(path, id);
+    const encoded = wire.encodeFields([[':token', String(f.value)], ...fields]);
+    this.send(wire.RESUMED, { code: fields.length ? 200 : 204, stream: f.stream, value: encoded.length }, encoded, body);
   }
 
   #request(f) {

@@ -11,7 +11,8 @@
 
     app.run()
 """
-from .app import App, Endpoint, Refused
+from . import log
+from .app import App, Endpoint, Refused, Value
 from .request import BodyTooLarge, Request, Response
 
-__all__ = ["App", "BodyTooLarge", "Endpoint", "Refused", "Request", "Response"]
+__all__ = ["App", "BodyTooLarge", "Endpoint", "Refused", "Request", "Response", "Value", "log"]

@@ -12,6 +12,7 @@ from typing import Any, Awaitable, Callable, Iterable, Optional
 
 from . import wire
 from .link import NOTIFY_QUEUE_MAX, Backoff, RegistrarLink, ServerLink, log
+from .log import Handler as LogHandler
 from .request import Request
 
 NOTIFY_SIZE_MAX = 60 * 1024
@@ -30,6 +31,23 @@ class Refused(Exception):
         self.namespace, self.status, self.reason = namespace, status, reason
 
 
+class Value:
+    """A value as Endpoint.on_resume gives it; `missed`: others between the last one and this one are lost."""
+
+    def __init__(self, body: Any, id: str, *, content_type: Optional[str] = None, missed: bool = False) -> None:
+        from .request import Response
+        response = Response(body, content_type=content_type)
+        if not isinstance(response.body, bytes) or len(response.body) > NOTIFY_SIZE_MAX:
+            raise ValueError("a value is at most 60 KiB, and whole")
+        if not 0 < len(id.encode()) <= wire.NOTIFY_ID_MAX:
+            raise ValueError("id too long, or empty")
+        self._fields = [*wire.decode_fields(response.fields), (":id", id), *([(":gap", "1")] if missed else [])]
+        self._body = response.body
+
+    def encoded(self) -> tuple[list[tuple[str, str]], bytes]:
+        return self._fields, self._body
+
+
 class Endpoint:
     """A registered namespace; what App.endpoint() makes of a handler."""
 
@@ -46,6 +64,7 @@ class Endpoint:
         self.backoff = Backoff()
         self._watch: Optional[Callable[[str, int], Any]] = None
         self._state: Optional[Callable[[int, str], Any]] = None
+        self._resume: Optional[Callable[[str, str], Optional[Value]]] = None
 
     def on_watch(self, function: Callable[[str, int], Any]) -> Callable[[str, int], Any]:
         """Decorator: called with a path below the namespace and how many watch it now, 0: nobody any
@@ -58,6 +77,26 @@ class Endpoint:
         503 the app tries again by itself. Without it, other refusals end App.serve() with Refused."""
         self._state = function
         return function
+
+    def on_resume(self, function: Callable[[str, str], Optional[Value]]) -> Callable[[str, str], Optional[Value]]:
+        """Decorator: a watcher of a path comes back, who has had all up to the value with this id. Returns the Value
+        that came next (then it is asked again), None: none did. Not a coroutine. Without it a watcher who comes
+        back gets the latest value, and is told that there is a gap."""
+        self._resume = function
+        return function
+
+    @property
+    def resumes(self) -> bool:
+        return self._resume is not None
+
+    def resume_fields(self, path: str, id: str) -> tuple[list[tuple[str, str]], bytes]:
+        assert self._resume
+        try:
+            value = self._resume(path, id)
+            return value.encoded() if value else ([], b"")
+        except Exception:
+            log.exception("a callback failed")
+            return [], b""
 
     @property
     def servers(self) -> int:
@@ -174,6 +213,8 @@ class App:
         """Serves until stop(), inside a loop of your own."""
         loop = asyncio.get_running_loop()
         self.stopping = False
+        if not log.hasHandlers():  # nobody has said where to
+            log.addHandler(LogHandler())
         self._ended = loop.create_future()
         self.registrar = RegistrarLink(self, self._path)
         self._tasks[None] = loop.create_task(self.registrar.run())

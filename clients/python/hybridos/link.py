@@ -35,6 +35,8 @@ class Backoff:
 class Link(asyncio.Protocol):
     """A connection that comes back by itself."""
 
+    understands = 0  # of the types that may be ignored
+
     def __init__(self, app: App, path: str) -> None:
         self.app, self.path = app, path
         self.backoff = Backoff()
@@ -113,7 +115,7 @@ class Link(asyncio.Protocol):
             self.on_drain()
         elif f.type == wire.HELLO:
             raise wire.ProtocolError("second HELLO")
-        elif f.type < wire.IGNORABLE:
+        elif f.type < wire.IGNORABLE or f.type == self.understands:
             self.on_frame(f)
 
     def send(self, type_: int, *, flags: int = 0, code: int = 0, stream: int = 0, value: int = 0,
@@ -244,6 +246,8 @@ class RegistrarLink(Link):
 
 
 class ServerLink(Link):
+    understands = wire.RESUME
+
     def __init__(self, app: App, path: str) -> None:
         super().__init__(app, path)
         self.requests: dict[int, Request] = {}
@@ -264,6 +268,8 @@ class ServerLink(Link):
         id_ = self.app.new_id()
         self.attachments[id_] = endpoint
         fields = [(":namespace", endpoint.namespace), (":key", endpoint.key)]
+        if endpoint.resumes:
+            fields.append((":resume", "1"))
         self.send(wire.ATTACH, stream=id_, payload=wire.encode_fields(fields))
 
     def attachment(self, endpoint: Endpoint) -> int:
@@ -321,6 +327,8 @@ class ServerLink(Link):
             self._attach_refused(f.stream)
         elif f.type == wire.WATCH:
             self._watch(f)
+        elif f.type == wire.RESUME:
+            self._resume(f)
         elif f.type == wire.SESSION:
             self._highest = max(self._highest, f.stream)
             self.send(wire.RESPONSE, flags=wire.END, code=501, stream=f.stream)
@@ -362,6 +370,18 @@ class ServerLink(Link):
         elif key in self.watches or len(self.watches) < WATCHES_MAX:
             self.watches[key] = f.value
             self.app.tell_watch(*key)
+
+    def _resume(self, f: wire.Frame) -> None:
+        said = dict(wire.decode_fields(f.payload))
+        path, id_ = said.get(":path"), said.get(":id")
+        if path is None or id_ is None or f.value == 0 or "\0" in path + id_:
+            raise wire.ProtocolError("nothing to resume from")
+        endpoint = self.attachments.get(f.stream)
+        if not endpoint or not endpoint.resumes:
+            return
+        fields, body = endpoint.resume_fields(path, id_)
+        encoded = wire.encode_fields([(":token", str(f.value)), *fields])
+        self.send(wire.RESUMED, code=200 if fields else 204, stream=f.stream, value=len(encoded), payload=encoded + body)
 
     def _request(self, f: wire.Frame) -> None:
         if f.value > len(f.payload) or not f.stream & 1 or f.stream in self.requests:

@@ -161,6 +161,21 @@ static void on_watch(hybridos_endpoint *e, const char *path, unsigned watchers, 
         }
 }
 
+/* The values v1 to v3 are remembered; whoever had another is given the last one. */
+static void on_resume(hybridos_endpoint *e, const char *path, const char *id, void *userdata)
+{
+    char next[8], body[32];
+    int n = id[0] == 'v' ? atoi(id + 1) : 0;
+
+    if (strcmp(path, "/value") != 0 || n == 3)
+        return;
+    snprintf(next, sizeof(next), "v%d", n > 0 && n < 3 ? n + 1 : 3);
+    snprintf(body, sizeof(body), "value %s", next);
+    if (hybridos_resume(e, "text/plain", next, n < 1 || n > 3, body, strlen(body)) < 0 ||
+        hybridos_resume(e, "text/plain", next, false, body, 1) != -EINVAL)
+        abort();
+}
+
 static void on_state(hybridos_endpoint *e, unsigned status, const char *reason, void *userdata)
 {
     printf("state %u %s\n", status, reason);
@@ -223,6 +238,7 @@ int main(int argc, char *argv[])
     hybridos_on_cancel(whole, on_cancel);
     hybridos_on_writable(whole, stream_on);
     hybridos_on_watch(whole, on_watch);
+    hybridos_on_resume(whole, on_resume);
     hybridos_on_body(pieces, on_body);
     hybridos_on_cancel(pieces, on_cancel);
     signal(SIGTERM, on_signal);

@@ -65,6 +65,12 @@ const whole = app.endpoint(namespace, async (request) => {
   }
 }, { title: 'conformance', rules: ['GET /public endpoint.public'], takeover: process.argv.includes('--takeover') });
 whole.onWatch((path, watchers) => { watches.set(path, watchers); });
+whole.onResume((path, id) => {
+  const n = id[0] === 'v' ? Number(id.slice(1)) : 0;
+  if (path !== '/value' || n === 3) return undefined;
+  const next = n > 0 && n < 3 ? `v${n + 1}` : 'v3';
+  return { body: `value ${next}`, id: next, contentType: 'text/plain', missed: !(n > 0 && n <= 3) };
+});
 whole.onState((status, reason) => { console.log(`state ${status} ${reason}`); });
 
 app.endpoint(`${namespace}-pieces`, async (request) => {

@@ -71,6 +71,15 @@ def watch(path, watchers):
     watches[path] = watchers
 
 
+@whole.on_resume
+def resume(path, id):
+    n = int(id[1:]) if id[0] == "v" else 0
+    if path != "/value" or n == 3:
+        return None
+    next_id = f"v{n + 1}" if 0 < n < 3 else "v3"
+    return hybridos.Value(f"value {next_id}", next_id, content_type="text/plain", missed=not 0 < n <= 3)
+
+
 @whole.on_state
 def state(status, reason):
     say(f"state {status} {reason}")
