@@ -168,6 +168,14 @@ bool hybus_agent_row_current(hybus_agent *a, const hybus_row *row)
            row->stamp == hybus_page_slot(page, row->slot) && hybus_page_alive(page);
 }
 
+bool hybus_agent_pass_current(hybus_agent *a, const hybus_pass *pass)
+{
+    const hybus_page *page = a->page;
+
+    return _likely_(page && pass->epoch == page->epoch) &&
+           pass->stamp == hybus_page_slot(page, pass->slot) && hybus_page_alive(page);
+}
+
 size_t hybus_agent_members(hybus_agent *a, const hybus_member **ret)
 {
     *ret = a->members;

@@ -34,6 +34,7 @@ struct hybus_agent_question {
     uint64_t hello; /* the last hello sent before it: what the bits of a row refer to */
     bool own_list;  /* a row over the permissions of that hello */
     bool sent;
+    bool patient; /* a person is being asked: in another queue, with a later deadline */
     union {
         hybus_row_callback row;
         hybus_verdict_callback verdict;
@@ -78,7 +79,7 @@ struct hybus_agent {
     Changed changed[AGENT_CHANGED_MAX];
     size_t n_changed;
 
-    struct Questions waiting, asked;                      /* each in the order of their deadlines */
+    struct Questions waiting, asked, patient;             /* each in the order of their deadlines */
     hybus_agent_question *by_id[HYBUS_AGENT_PENDING_MAX]; /* by id modulo its size */
     uint64_t next_id;
     size_t n_questions;

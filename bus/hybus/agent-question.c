@@ -113,7 +113,9 @@ static void question_free(hybus_agent_question *q)
 {
     hybus_agent *a = q->agent;
 
-    if (q->sent)
+    if (q->patient)
+        TAILQ_REMOVE(&a->patient, q, queue);
+    else if (q->sent)
         TAILQ_REMOVE(&a->asked, q, queue);
     else
         TAILQ_REMOVE(&a->waiting, q, queue);
@@ -149,11 +151,14 @@ static void question_fail(hybus_agent_question *q, int error)
 
 static hybus_agent_question *oldest(hybus_agent *a)
 {
-    hybus_agent_question *x = TAILQ_FIRST(&a->waiting), *y = TAILQ_FIRST(&a->asked);
+    hybus_agent_question *all[] = {TAILQ_FIRST(&a->waiting), TAILQ_FIRST(&a->asked),
+                                   TAILQ_FIRST(&a->patient)};
+    hybus_agent_question *first = NULL;
 
-    if (!x || !y)
-        return x ? x : y;
-    return x->deadline_usec < y->deadline_usec ? x : y;
+    for (size_t i = 0; i < ELEMENTS(all); i++)
+        if (all[i] && (!first || all[i]->deadline_usec < first->deadline_usec))
+            first = all[i];
+    return first;
 }
 
 /* One timer, set only when there is something to wait for: an idle daemon does not wake. */
@@ -261,6 +266,25 @@ int hybus_agent_row(hybus_agent *a, const hybus_subject *subject, const char *co
     return started(a, q, userdata, ret);
 }
 
+/* What does not fit stays unknown. */
+static int single_json(json_t *o, const hybus_call *call)
+{
+    json_t *arguments = NULL;
+    int r = 0;
+
+    if (!call->single)
+        return 0;
+    r |= json_object_set_new(o, "single", json_true());
+    if (call->arguments && strlen(call->arguments) <= HYBUS_AGENT_ARGUMENTS_MAX)
+        arguments = json_loads(call->arguments, JSON_REJECT_DUPLICATES, NULL);
+    if (json_is_array(arguments))
+        return r | json_object_set_new(o, "arguments", arguments);
+    json_decref(arguments);
+    if (call->has_arguments && !call->arguments)
+        r |= json_object_set_new(o, "arguments", json_false());
+    return r;
+}
+
 int hybus_agent_judge(hybus_agent *a, const hybus_subject *subject, const hybus_call *call,
                       hybus_verdict_callback f, void *userdata, hybus_agent_question **ret)
 {
@@ -271,7 +295,7 @@ int hybus_agent_judge(hybus_agent *a, const hybus_subject *subject, const hybus_
     hybus_agent_question *q;
     int r;
 
-    if (!o || subject_json(o, subject) != 0) {
+    if (!o || subject_json(o, subject) != 0 || single_json(o, call) != 0) {
         json_decref(o);
         return -EINVAL;
     }
@@ -350,10 +374,15 @@ int hybus_agent_exchange(hybus_agent *a, const char *request, hybus_agent_reply 
     return started(a, q, userdata, ret);
 }
 
+/* A person must not be asked for somebody who no longer waits. */
 void hybus_agent_question_cancel(hybus_agent_question *q)
 {
-    if (q)
-        question_free(q);
+    if (!q)
+        return;
+    if (q->patient)
+        agent_send_note(q->agent, json_pack("{ss sI}", "op", "withdraw", "question", (json_int_t)q->id),
+                        false);
+    question_free(q);
 }
 
 void hybus_agent_used(hybus_agent *a, const hybus_subject *subject, const char *permission,
@@ -450,6 +479,47 @@ static void answer_row(hybus_agent_question *q, const json_t *answer)
     copy.f.row(row, r, copy.userdata);
 }
 
+static uint64_t hidden(const json_t *list)
+{
+    uint64_t mask = 0;
+    const json_t *one;
+    size_t i;
+
+    json_array_foreach (list, i, one)
+        if (json_integer_value(one) >= 0 && json_integer_value(one) < 64)
+            mask |= UINT64_C(1) << json_integer_value(one);
+    return mask;
+}
+
+static int parse_pass(const json_t *answer, hybus_pass *ret)
+{
+    uint64_t slot;
+
+    if (agent_decimal(json_object_get(answer, "epoch"), &ret->epoch) < 0 ||
+        agent_decimal(json_object_get(answer, "stamp"), &ret->stamp) < 0 ||
+        agent_decimal(json_object_get(answer, "slot"), &slot) < 0 || slot >= HYBUS_PAGE_SLOTS)
+        return -EPROTO;
+    ret->slot = (uint32_t)slot;
+    return 0;
+}
+
+/* A person is being asked: this is not the answer yet. */
+static bool is_put_off(hybus_agent_question *q, const json_t *answer)
+{
+    hybus_agent *a = q->agent;
+    uint64_t wait, now;
+
+    if (q->patient || agent_decimal(json_object_get(answer, "wait"), &wait) < 0)
+        return false;
+    (void)sd_event_now(a->event, CLOCK_MONOTONIC, &now);
+    TAILQ_REMOVE(&a->asked, q, queue);
+    q->patient = true;
+    q->deadline_usec = now + MIN_OF(wait, (uint64_t)HYBUS_AGENT_WAIT_MAX_USEC) + HYBUS_AGENT_DEADLINE_USEC;
+    TAILQ_INSERT_TAIL(&a->patient, q, queue);
+    agent_arm_deadline(a);
+    return true;
+}
+
 static void answer_judge(hybus_agent_question *q, const json_t *answer)
 {
     hybus_agent_question copy = *q;
@@ -462,8 +532,15 @@ static void answer_judge(hybus_agent_question *q, const json_t *answer)
     };
     int r = agent_error_code(answer);
 
+    if (r == 0 && is_put_off(q, answer))
+        return;
+    v.wants_arguments = streq(strempty(json_string_value(json_object_get(answer, "want"))), "arguments");
+    v.hide = hidden(json_object_get(answer, "hide"));
+    v.once = v.allowed && json_is_true(json_object_get(answer, "once"));
     if (r == 0 && !json_is_boolean(allowed))
         r = -EPROTO;
+    if (r == 0 && v.once)
+        r = parse_pass(answer, &v.pass);
     question_free(q);
     copy.f.verdict(r == 0 ? &v : NULL, r, copy.userdata);
 }
@@ -529,6 +606,11 @@ void agent_requeue(hybus_agent *a)
     struct Questions failed = TAILQ_HEAD_INITIALIZER(failed);
     hybus_agent_question *q;
 
+    while ((q = TAILQ_FIRST(&a->patient))) { /* nobody knows any more that somebody was asked */
+        TAILQ_REMOVE(&a->patient, q, queue);
+        q->patient = false;
+        TAILQ_INSERT_TAIL(&failed, q, queue);
+    }
     while ((q = TAILQ_FIRST(&a->asked))) {
         TAILQ_REMOVE(&a->asked, q, queue);
         q->sent = false;
@@ -588,6 +670,7 @@ void agent_questions_free(hybus_agent *a)
 {
     hybus_agent_question *q;
 
-    while ((q = TAILQ_FIRST(&a->waiting)) || (q = TAILQ_FIRST(&a->asked)))
+    while ((q = TAILQ_FIRST(&a->waiting)) || (q = TAILQ_FIRST(&a->asked)) ||
+           (q = TAILQ_FIRST(&a->patient)))
         question_free(q);
 }

@@ -261,6 +261,7 @@ int hybus_agent_new(sd_event *event, const char *service, const char *const *int
     a->next_id = 1;
     TAILQ_INIT(&a->waiting);
     TAILQ_INIT(&a->asked);
+    TAILQ_INIT(&a->patient);
     TAILQ_INIT(&a->notes);
     r = new_parts(a, service, interfaces, path);
     if (r < 0)

@@ -16,6 +16,8 @@
 #define HYBUS_AGENT_PERMISSIONS_MAX 512u     /* permissions in one question */
 #define HYBUS_AGENT_PENDING_MAX 1024u        /* questions in flight; more give -ENOBUFS */
 #define HYBUS_AGENT_DEADLINE_USEC (5u * 1000u * 1000u)
+#define HYBUS_AGENT_WAIT_MAX_USEC (300u * 1000u * 1000u) /* as long as a person may be asked */
+#define HYBUS_AGENT_ARGUMENTS_MAX (16u * 1024u) /* bytes of JSON; longer ones stay unknown */
 
 typedef struct hybus_agent hybus_agent;
 typedef struct hybus_agent_question hybus_agent_question;
@@ -101,10 +103,25 @@ typedef struct hybus_call {
     const char *permission; /* NULL when the member has none */
     const char *interface, *member, *path;
     hybus_member_kind kind;
+    bool single; /* it can be let through by itself: then rates, arguments and consent are judged too */
+    bool has_arguments;    /* they can be had: the verdict may ask for them */
+    const char *arguments; /* a JSON array, once they were asked for; NULL: not known */
 } hybus_call;
 
+/* Good for one call as long as hybus_agent_pass_current() says so. */
+typedef struct hybus_pass {
+    uint64_t epoch, stamp;
+    uint32_t slot;
+} hybus_pass;
+
+HYBUS_EXPORT bool hybus_agent_pass_current(hybus_agent *a, const hybus_pass *pass);
+
 typedef struct hybus_verdict {
-    bool allowed;      /* the policy has moved meanwhile: decide again from scratch */
+    bool allowed;      /* the policy has moved meanwhile: decide again from scratch; or, if */
+    bool once;         /* is set too, this very call may pass, and no other */
+    hybus_pass pass;   /* of such a one */
+    bool wants_arguments; /* not decided: ask again with them, */
+    uint64_t hide;        /* bit i: of argument i only its length, {"secret": n} */
     const char *audit; /* "a1b2-42" */
     const char *rule;  /* "operators-read-log", or "default" */
     const char *reason;

@@ -17,17 +17,20 @@ typedef struct Sender Sender;
 typedef enum CallState {
     CALL_PARKED,  /* waits for its sender's row */
     CALL_RESUMED, /* back in sd-bus's queue, to run through the filter again */
-    CALL_REFUSED, /* waits for the agent's verdict */
+    CALL_REFUSED, /* waits for the agent's verdict, which has a deadline of its own */
+    CALL_ADMITTED, /* back in sd-bus's queue, and `pass` lets it through */
 } CallState;
 
 typedef struct Call {
     TAILQ_ENTRY(Call) queue; /* of the sender, in order of arrival; refused ones are in another */
-    TAILQ_ENTRY(Call) all;   /* of the mediator, in order of their deadlines */
+    TAILQ_ENTRY(Call) all;   /* of the mediator, in order of their deadlines; not refused ones */
     Sender *sender;
     sd_bus_message *message;
     CallState state;
     uint64_t deadline_usec;
     hybus_agent_question *question; /* of a refused one */
+    bool asked_arguments;
+    hybus_pass pass;
     unsigned contradicted;          /* verdicts that allowed what the row did not */
 } Call;
 
@@ -68,7 +71,7 @@ struct hybus_mediator {
     Sender *buckets[MEDIATE_BUCKETS];
     TAILQ_HEAD(Senders, Sender) senders; /* least recently used first */
     size_t n_senders, n_calls;
-    struct Calls calls; /* all of them */
+    struct Calls calls; /* all that wait for us */
     hybus_mediator_statistics statistics;
 };
 
@@ -114,4 +117,8 @@ void sender_resume_if_due(Sender *s);
 /* NULL: the limits are reached, or no memory. */
 Call *call_new(Sender *s, sd_bus_message *message, CallState state);
 void call_free(Call *c);
+/* It waits for a verdict from now on. */
+void call_refuse(Call *c);
+/* From the refused ones back to the others, before or behind all of them, with a new deadline. */
+void call_return(Call *c, CallState state);
 int call_on_deadline(sd_event_source *source, uint64_t usec, void *userdata);

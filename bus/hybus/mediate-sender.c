@@ -18,6 +18,15 @@ static void arm_deadline(hybus_mediator *m)
     (void)sd_event_source_set_enabled(m->deadline, SD_EVENT_ONESHOT);
 }
 
+static void watch_deadline(hybus_mediator *m, Call *c)
+{
+    bool first = TAILQ_EMPTY(&m->calls);
+
+    TAILQ_INSERT_TAIL(&m->calls, c, all);
+    if (first)
+        arm_deadline(m);
+}
+
 Call *call_new(Sender *s, sd_bus_message *message, CallState state)
 {
     hybus_mediator *m = s->mediator;
@@ -34,15 +43,42 @@ Call *call_new(Sender *s, sd_bus_message *message, CallState state)
     c->message = sd_bus_message_ref(message);
     c->state = state;
     c->deadline_usec = now + HYBUS_AGENT_DEADLINE_USEC;
-    if (state == CALL_REFUSED)
+    s->n_calls++;
+    m->n_calls++;
+    if (state == CALL_REFUSED) {
         TAILQ_INSERT_TAIL(&s->refused, c, queue);
+        return c;
+    }
+    TAILQ_INSERT_TAIL(&s->calls, c, queue);
+    watch_deadline(m, c);
+    return c;
+}
+
+void call_refuse(Call *c)
+{
+    TAILQ_REMOVE(&c->sender->calls, c, queue);
+    TAILQ_REMOVE(&c->sender->mediator->calls, c, all);
+    TAILQ_INSERT_TAIL(&c->sender->refused, c, queue);
+    c->state = CALL_REFUSED;
+}
+
+void call_return(Call *c, CallState state)
+{
+    Sender *s = c->sender;
+    Call *before;
+    uint64_t now;
+
+    (void)sd_event_now(s->mediator->event, CLOCK_MONOTONIC, &now);
+    TAILQ_REMOVE(&s->refused, c, queue);
+    for (before = TAILQ_FIRST(&s->calls); before && before->state == CALL_ADMITTED;)
+        before = TAILQ_NEXT(before, queue);
+    if (state == CALL_ADMITTED && before)
+        TAILQ_INSERT_BEFORE(before, c, queue);
     else
         TAILQ_INSERT_TAIL(&s->calls, c, queue);
-    TAILQ_INSERT_TAIL(&m->calls, c, all);
-    s->n_calls++;
-    if (m->n_calls++ == 0)
-        arm_deadline(m);
-    return c;
+    c->state = state;
+    c->deadline_usec = now + HYBUS_AGENT_DEADLINE_USEC;
+    watch_deadline(s->mediator, c);
 }
 
 void call_free(Call *c)
@@ -50,11 +86,12 @@ void call_free(Call *c)
     Sender *s = c->sender;
     hybus_mediator *m = s->mediator;
 
-    if (c->state == CALL_REFUSED)
+    if (c->state == CALL_REFUSED) {
         TAILQ_REMOVE(&s->refused, c, queue);
-    else
+    } else {
         TAILQ_REMOVE(&s->calls, c, queue);
-    TAILQ_REMOVE(&m->calls, c, all);
+        TAILQ_REMOVE(&m->calls, c, all);
+    }
     s->n_calls--;
     m->n_calls--;
     hybus_agent_question_cancel(c->question);
@@ -70,7 +107,7 @@ static Call *expired(hybus_mediator *m, uint64_t usec)
     TAILQ_FOREACH (c, &m->calls, all)
         if (c->deadline_usec > usec)
             return NULL;
-        else if (c->state != CALL_RESUMED)
+        else if (c->state != CALL_RESUMED && c->state != CALL_ADMITTED)
             return c;
     return NULL;
 }
@@ -295,7 +332,7 @@ void sender_resume_if_due(Sender *s)
     Call *c;
 
     TAILQ_FOREACH (c, &s->calls, queue)
-        if (c->state == CALL_RESUMED)
+        if (c->state == CALL_RESUMED || c->state == CALL_ADMITTED)
             return;
     if (!s->identify && !s->question)
         resume(s);

@@ -5,6 +5,7 @@
 #include "mediate-internal.h"
 
 #include "error.h"
+#include "json.h"
 #include "members.h"
 
 #define CONTRADICTIONS_MAX 3u /* the policy may move while it is asked, but not for ever */
@@ -93,15 +94,111 @@ void mediate_unavailable(hybus_mediator *m, sd_bus_message *message)
 
 /* --- refusals -------------------------------------------------------------------------------- */
 
+static void need_of(const members *table, sd_bus_message *message, const char *interface,
+                    const char *member, Need *ret);
+static void on_verdict(const hybus_verdict *v, int error, void *userdata);
+
+/* Several permissions (GetAll) are judged one by one, and never as a single call. */
+static hybus_call call_of(const hybus_mediator *m, sd_bus_message *message, const Need *need,
+                          uint32_t bit)
+{
+    bool single = !need->bits && bit != UINT32_MAX;
+
+    return (hybus_call){.permission = members_permission(m->members, bit),
+                        .interface = need->interface,
+                        .member = need->member,
+                        .path = sd_bus_message_get_path(message),
+                        .kind = need->kind,
+                        .single = single,
+                        .has_arguments = single};
+}
+
 /* A rule may have been changed since the row was fetched: then the call is decided from scratch. */
 static void decide_again(Call *c)
 {
-    Sender *s = c->sender;
+    call_return(c, CALL_PARKED);
+    sender_resume_if_due(c->sender);
+}
 
-    TAILQ_REMOVE(&s->refused, c, queue);
-    TAILQ_INSERT_TAIL(&s->calls, c, queue);
-    c->state = CALL_PARKED;
-    sender_resume_if_due(s);
+/* It runs through the filter again, as sd-bus wants it, and passes if the policy has not moved. */
+static void admit(Call *c, const hybus_pass *pass)
+{
+    hybus_mediator *m = c->sender->mediator;
+
+    c->pass = *pass;
+    call_return(c, CALL_ADMITTED);
+    if (sd_bus_enqueue_for_read(m->bus, c->message) < 0) {
+        (void)mediate_over_limit(m, c->sender, c->message);
+        call_free(c);
+    }
+}
+
+/* What is secret is told by its length only. */
+static void hide(json_t *arguments, uint64_t mask)
+{
+    for (size_t i = 0; i < json_array_size(arguments) && i < 64; i++) {
+        const json_t *v = json_array_get(arguments, i);
+        json_int_t n = json_is_string(v)  ? (json_int_t)json_string_length(v)
+                       : json_is_array(v) ? (json_int_t)json_array_size(v)
+                                          : 0;
+
+        if (mask >> i & 1)
+            (void)json_array_set_new(arguments, i, json_pack("{sI}", "secret", n));
+    }
+}
+
+/* Its arguments as JSON; NULL: they are too long or have no such form. */
+static char *arguments_of(sd_bus_message *message, uint64_t mask)
+{
+    _cleanup_(hybus_json_error_done) hybus_json_error e = {0};
+    _cleanup_(hybus_json_decrefp) json_t *all = NULL;
+    char *text;
+
+    if (sd_bus_message_rewind(message, true) < 0 || hybus_json_read(message, &all, &e) < 0)
+        all = NULL;
+    (void)sd_bus_message_rewind(message, true);
+    if (!all)
+        return NULL;
+    if (streq(strempty(sd_bus_message_get_interface(message)), PROPERTIES)) {
+        /* only Set has one, in a variant */
+        json_t *value = json_incref(json_object_get(json_array_get(all, 2), "value"));
+
+        json_array_clear(all);
+        if (value)
+            json_array_append_new(all, value);
+    }
+    hide(all, mask);
+    text = json_dumps(all, JSON_COMPACT);
+    if (text && strlen(text) > HYBUS_AGENT_ARGUMENTS_MAX) {
+        explicit_bzero(text, strlen(text));
+        free(TAKE_PTR(text));
+    }
+    return text;
+}
+
+static void ask_with_arguments(Call *c, uint64_t mask)
+{
+    _cleanup_(freep) char *arguments = arguments_of(c->message, mask);
+    hybus_mediator *m = c->sender->mediator;
+    hybus_subject subject = sender_subject(c->sender);
+    hybus_call call;
+    Need need;
+
+    c->asked_arguments = true;
+    if (!m->members) {
+        mediate_unavailable(m, c->message);
+        call_free(c);
+        return;
+    }
+    need_of(m->members, c->message, sd_bus_message_get_interface(c->message),
+            sd_bus_message_get_member(c->message), &need);
+    call = call_of(m, c->message, &need, need.bits ? UINT32_MAX : need.bit);
+    call.arguments = arguments ? arguments : "";
+    if (hybus_agent_judge(m->agent, &subject, &call, on_verdict, c, &c->question) < 0) {
+        c->question = NULL;
+        mediate_unavailable(m, c->message);
+        call_free(c);
+    }
 }
 
 static void on_verdict(const hybus_verdict *v, int error, void *userdata)
@@ -111,7 +208,15 @@ static void on_verdict(const hybus_verdict *v, int error, void *userdata)
     char text[1024];
 
     c->question = NULL;
-    if (error == 0 && v->allowed && c->contradicted++ < CONTRADICTIONS_MAX) {
+    if (error == 0 && v->wants_arguments && !c->asked_arguments) {
+        ask_with_arguments(c, v->hide);
+        return;
+    }
+    if (error == 0 && v->once && c->contradicted++ < CONTRADICTIONS_MAX) {
+        admit(c, &v->pass);
+        return;
+    }
+    if (error == 0 && v->allowed && !v->once && c->contradicted++ < CONTRADICTIONS_MAX) {
         sender_drop_row(c->sender);
         decide_again(c);
         return;
@@ -134,17 +239,11 @@ static int deny(Sender *s, sd_bus_message *message, const Need *need, uint32_t b
 {
     hybus_mediator *m = s->mediator;
     hybus_subject subject = sender_subject(s);
-    hybus_call call = {.permission = members_permission(m->members, bit),
-                       .interface = need->interface,
-                       .member = need->member,
-                       .path = sd_bus_message_get_path(message),
-                       .kind = need->kind};
+    hybus_call call = call_of(m, message, need, bit);
 
     m->statistics.denied++;
     if (c) {
-        TAILQ_REMOVE(&s->calls, c, queue);
-        TAILQ_INSERT_TAIL(&s->refused, c, queue);
-        c->state = CALL_REFUSED;
+        call_refuse(c);
     } else {
         c = call_new(s, message, CALL_REFUSED);
     }
@@ -292,7 +391,7 @@ static Call *find_resumed(Sender *s, sd_bus_message *message)
     Call *c;
 
     TAILQ_FOREACH (c, &s->calls, queue)
-        if (c->message == message && c->state == CALL_RESUMED)
+        if (c->message == message && (c->state == CALL_RESUMED || c->state == CALL_ADMITTED))
             return c;
     return NULL;
 }
@@ -309,6 +408,11 @@ static int filter_resumed(Sender *s, Call *c, sd_bus_message *message)
     Need need;
     int r;
 
+    if (c->state == CALL_ADMITTED && !behind && hybus_agent_pass_current(s->mediator->agent, &c->pass)) {
+        s->mediator->statistics.hits++;
+        call_free(c);
+        return 0;
+    }
     if (behind || !has_row(s)) {
         /* Keeps its place and its deadline. */
         c->state = CALL_PARKED;

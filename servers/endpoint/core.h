@@ -316,6 +316,8 @@ struct endpoint_request {
     size_t held_size, held_at;
     bool held_end;
     hybus_agent_question *question;
+    bool has_pass; /* it was let through by itself */
+    hybus_pass pass;
     bool judging;
     uint32_t uid;
 };

@@ -173,6 +173,7 @@ int security_remove_user(Security *s, const Subject *caller, const char *name)
     for (size_t i = 0; i < s->store->n_certificates; i++)
         if (streq(s->store->certificates[i].principal, principal) && !s->store->certificates[i].revoked)
             s->store->certificates[i].revoked = store_now(s->store);
+    consent_forget_subject(s->consent, principal);
     (void)security_end_sessions(s, name);
     security_move_principal(s, principal);
     security_note(s, caller, "RemoveUser", name);
@@ -202,6 +203,8 @@ int security_remove_token(Security *s, const Subject *caller, const char *name)
     if (!principal || !kept)
         return -ENOMEM;
     (void)store_remove_token(s->store, kept);
+    if (startswith(principal, "token:"))
+        consent_forget_subject(s->consent, principal);
     security_move_principal(s, principal);
     security_note(s, caller, "RemoveToken", kept);
     r = store_save(s->store);

@@ -7,10 +7,9 @@
 #include <hybus/json.h>
 #include <time.h>
 
-#include "agent-answer.h"
 #include "agent-cert.h"
 #include "agent-login.h"
-#include "agent-peer.h"
+#include "agent-ops.h"
 #include "binding.h"
 
 #define PACKET_MAX HYBUS_AGENT_PACKET_MAX
@@ -107,11 +106,6 @@ static int op_hello(Peer *p, const json_t *q)
 
 /* --- rows and judgements --------------------------------------------------------------------- */
 
-typedef struct Asked {
-    Subject subject, behalf;
-    uint32_t gids[POLICY_GROUPS_MAX];
-} Asked;
-
 static bool is_id(const json_t *j)
 {
     return json_is_integer(j) && json_integer_value(j) >= 0 && json_integer_value(j) <= UINT32_MAX;
@@ -149,7 +143,7 @@ static int read_unknown(const json_t *q, Asked *ret)
     return 0;
 }
 
-static int read_subject(const Peer *p, const json_t *q, Asked *ret)
+int ops_read_subject(const Peer *p, const json_t *q, Asked *ret)
 {
     const json_t *handle = json_object_get(q, "handle"), *uid = json_object_get(q, "uid");
     const json_t *gids = json_object_get(q, "gids"), *gid;
@@ -212,7 +206,7 @@ static int op_row(Peer *p, const json_t *q)
 
     if (!peer_may(p, "security.row"))
         return refuse(p, q, -EACCES, "asking about others needs security.row");
-    r = read_subject(p, q, &asked);
+    r = ops_read_subject(p, q, &asked);
     if (r >= 0)
         r = asked_permissions(p, q, &permissions, &n);
     if (r < 0)
@@ -222,6 +216,7 @@ static int op_row(Peer *p, const json_t *q)
     bits = calloc(n / 64 + 1, sizeof *bits);
     if (!bits)
         return -ENOMEM;
+    asked.subject.moment = security_moment(s);
     policy_row(s->policy, &asked.subject, permissions, n, bits);
     for (size_t i = 0; i < n / 64 + 1; i++)
         bits[i] = htole64(bits[i]);
@@ -239,46 +234,6 @@ static int op_row(Peer *p, const json_t *q)
     return peer_send(p, answer, -1);
 }
 
-static int send_verdict(Peer *p, const json_t *q, const Verdict *v, const AuditRecord *record)
-{
-    json_t *answer = answer_to(q);
-
-    json_object_set_new(answer, "allowed", json_boolean(v->allowed));
-    if (!v->allowed) {
-        json_object_set_new(answer, "audit", json_string(record ? record->id : ""));
-        json_object_set_new(answer, "rule", json_string(v->rule ? v->rule->id : "default"));
-        json_object_set_new(answer, "reason", json_string(v->reason));
-    }
-    return peer_send(p, answer, -1);
-}
-
-static int op_judge(Peer *p, const json_t *q)
-{
-    const char *kind = strempty(string(q, "kind"));
-    const Question question = {
-        .permission = string(q, "permission"),
-        .interface = strempty(string(q, "interface")),
-        .member = strempty(string(q, "member")),
-        .path = strempty(string(q, "path")),
-        .service = p->service,
-        .kind = *kind ? *kind : 'm',
-    };
-    const AuditRecord *record = NULL;
-    Verdict v;
-    Asked asked;
-    int r;
-
-    if (!peer_may(p, "security.row"))
-        return refuse(p, q, -EACCES, "asking about others needs security.row");
-    r = read_subject(p, q, &asked);
-    if (r < 0)
-        return refuse(p, q, r, "not a subject");
-    if (strlen(kind) > 1 || (*kind && !strchr("mgse", *kind)))
-        return refuse(p, q, -EINVAL, "kind: one of m, g, s, e");
-    r = security_refuse(p->security, &asked.subject, &question, &v, &record);
-    return r < 0 ? r : send_verdict(p, q, &v, record);
-}
-
 static int op_used(Peer *p, const json_t *q)
 {
     json_int_t count = json_integer_value(json_object_get(q, "count"));
@@ -288,7 +243,7 @@ static int op_used(Peer *p, const json_t *q)
     if (!peer_may(p, "security.row") || count <= 0 || !permission_is_valid(permission))
         return 0;
     /* A handle may have been released before the last of its uses is told. */
-    if (read_subject(p, q, &asked) < 0)
+    if (ops_read_subject(p, q, &asked) < 0)
         p->security->statistics.used += (uint64_t)count;
     else
         security_used(p->security, &asked.subject, permission, p->service, (uint64_t)count);
@@ -315,7 +270,7 @@ static int op_unjudged(Peer *p, const json_t *q)
                                .kind = 'm'};
     Asked asked;
 
-    if (peer_may(p, "security.row") && count > 0 && reason && read_subject(p, q, &asked) >= 0)
+    if (peer_may(p, "security.row") && count > 0 && reason && ops_read_subject(p, q, &asked) >= 0)
         security_turned_away(p->security, &asked.subject, &question, reason, string(q, "audit"),
                              (uint64_t)count);
     return 0;
@@ -538,7 +493,8 @@ static const struct {
     bool one_way, before_hello;
 } operations[] = {
     {"row", op_row},
-    {"judge", op_judge},
+    {"judge", ops_judge},
+    {"withdraw", ops_withdraw, .one_way = true},
     {"used", op_used, .one_way = true},
     {"unjudged", op_unjudged, .one_way = true},
     {"connect", op_connect},

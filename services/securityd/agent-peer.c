@@ -108,6 +108,7 @@ Peer *peer_new(Security *security, int fd)
         return NULL;
     }
     TAILQ_INIT(&p->out);
+    TAILQ_INIT(&p->waiting);
     LIST_INIT(&p->pending);
     p->security = security;
     p->fd = fd;
@@ -120,6 +121,7 @@ void peer_free(Peer *p)
 
     if (!p)
         return;
+    peer_withdraw_all(p);
     login_leave(p);
     sd_event_source_disable_unref(p->io);
     safe_close(p->fd);
@@ -146,7 +148,7 @@ bool peer_may(const Peer *p, const char *permission)
     const Subject subject = peer_subject(p);
 
     /* h-securityd's own filter asks like everybody else's. */
-    return p->uid == geteuid() || policy_judge(p->security->policy, &subject, permission).allowed;
+    return p->uid == geteuid() || security_allows(p->security, &subject, permission);
 }
 
 int peer_send(Peer *p, json_t *j, int fd)

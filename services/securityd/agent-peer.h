@@ -11,6 +11,7 @@
 #include "agent-socket.h"
 
 typedef struct Packet Packet;
+typedef struct Waiting Waiting;
 struct Pending; /* agent-login.c */
 
 typedef struct Peer {
@@ -25,6 +26,8 @@ typedef struct Peer {
     char service[64]; /* of its hello; "" before */
     char **permissions;
     bool holds; /* has been given a row or a principal, which a revocation must take back */
+    TAILQ_HEAD(, Waiting) waiting; /* for a person (agent-judge.c) */
+    size_t n_waiting;
     TAILQ_HEAD(, Packet) out;
     size_t n_out, out_bytes;
     uint64_t settled;      /* the newest generation it has settled */
@@ -55,6 +58,8 @@ int peer_flush(Peer *p);
 /* A copy of what would be sent next, for tests. */
 char *peer_first_answer(const Peer *p);
 
+/* Nobody is asked for it any more. */
+void peer_withdraw_all(Peer *p);
 /* The thread that works on passwords. */
 struct PasswordQueue *agent_socket_passwords(AgentSocket *a);
 /* An answer waits for it that did not come from its own question. */

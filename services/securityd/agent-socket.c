@@ -12,6 +12,7 @@
 #include "password.h"
 
 #define PACKET_MAX HYBUS_AGENT_PACKET_MAX
+#define WINDOW_ACCURACY_USEC 10000u
 
 /* Somebody who waits until all are settled. */
 typedef struct Settling {
@@ -27,7 +28,7 @@ struct AgentSocket {
     sd_event *event;
     Security *security;
     int fd;
-    sd_event_source *io, *settled, *expiry;
+    sd_event_source *io, *settled, *expiry, *windows;
     PasswordQueue *passwords;
     uint64_t expired_until;
     TAILQ_HEAD(, Peer) peers;
@@ -213,6 +214,18 @@ static void tell_all(AgentSocket *a, uint64_t generation)
     }
 }
 
+static void arm_windows(AgentSocket *a)
+{
+    uint64_t next = security_next_window(a->security);
+
+    if (next == UINT64_MAX) {
+        (void)sd_event_source_set_enabled(a->windows, SD_EVENT_OFF);
+        return;
+    }
+    (void)sd_event_source_set_time_relative(a->windows, next);
+    (void)sd_event_source_set_enabled(a->windows, SD_EVENT_ONESHOT);
+}
+
 int agent_socket_changed(AgentSocket *a, AgentSettled f, void *userdata)
 {
     uint64_t generation = hybus_page_writer_generation(a->security->page);
@@ -221,6 +234,7 @@ int agent_socket_changed(AgentSocket *a, AgentSettled f, void *userdata)
 
     tell_all(a, generation);
     agent_socket_arm_expiry(a);
+    arm_windows(a);
     if (!f)
         return 0;
     if (a->n_settling >= AGENT_SETTLING_MAX)
@@ -254,6 +268,24 @@ void agent_socket_tell_change(AgentSocket *a)
         a->on_change(a->on_change_userdata);
 }
 
+size_t agent_socket_principals(const AgentSocket *a, Subject *subjects, size_t size)
+{
+    const Peer *p;
+    size_t n = 0;
+
+    TAILQ_FOREACH (p, &a->peers, peers)
+        for (size_t i = 0; i < p->handles_size; i++) {
+            if (!p->handles[i])
+                continue;
+            if (n < size) {
+                subjects[n] = security_remote_subject(p->handles[i]);
+                subjects[n].ended = security_principal_is_void(a->security, p->handles[i]);
+            }
+            n++;
+        }
+    return n;
+}
+
 /* A token has expired: what it opened is cut like by a revocation. */
 static int on_expiry(sd_event_source *source, uint64_t usec, void *userdata)
 {
@@ -279,6 +311,17 @@ void agent_socket_arm_expiry(AgentSocket *a)
     (void)sd_event_source_set_time_relative(a->expiry,
                                             MIN_OF(next - now, UINT64_C(60000000)) + 1000);
     (void)sd_event_source_set_enabled(a->expiry, SD_EVENT_ONESHOT);
+}
+
+/* A window of time has opened or closed: what depends on it is judged anew. */
+static int on_window(sd_event_source *source, uint64_t usec, void *userdata)
+{
+    AgentSocket *a = userdata;
+
+    if (security_windows_moved(a->security))
+        return agent_socket_changed(a, NULL, NULL);
+    arm_windows(a);
+    return 0;
 }
 
 const Principal *agent_socket_principal(const AgentSocket *a, uint32_t uid, uint64_t handle)
@@ -350,12 +393,16 @@ int agent_socket_new(sd_event *event, Security *security, int fd, AgentSocket **
         r = sd_event_source_set_enabled(a->settled, SD_EVENT_OFF);
     if (r >= 0)
         r = sd_event_add_time_relative(event, &a->expiry, CLOCK_BOOTTIME, 0, 100000, on_expiry, a);
+    if (r >= 0)
+        r = sd_event_add_time_relative(event, &a->windows, CLOCK_BOOTTIME, 0, WINDOW_ACCURACY_USEC,
+                                       on_window, a);
     if (r < 0)
         return r;
     r = password_queue_new(event, &a->passwords);
     if (r < 0)
         return r;
     agent_socket_arm_expiry(a);
+    arm_windows(a);
     *ret = TAKE_PTR(a);
     return 0;
 }
@@ -372,6 +419,7 @@ void agent_socket_free(AgentSocket *a)
     sd_event_source_disable_unref(a->io);
     sd_event_source_disable_unref(a->settled);
     sd_event_source_disable_unref(a->expiry);
+    sd_event_source_disable_unref(a->windows);
     safe_close(a->fd);
     sd_event_unref(a->event);
     free(a->buffer);

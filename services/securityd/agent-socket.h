@@ -40,6 +40,9 @@ void agent_socket_on_change(AgentSocket *a, AgentSettled f, void *userdata);
 void agent_socket_tell_change(AgentSocket *a);
 /* A token was made or has gone: look again when the next one expires. */
 void agent_socket_arm_expiry(AgentSocket *a);
+/* Those whom servers serve now: fills at most `size` subjects, which are good until the loop turns, and
+ * returns how many there are. */
+size_t agent_socket_principals(const AgentSocket *a, Subject *subjects, size_t size);
 /* A principal that was given to a server of this uid (UINT32_MAX: of any); NULL: none was. */
 const Principal *agent_socket_principal(const AgentSocket *a, uint32_t uid, uint64_t handle);
 /* Somebody has settled: look whether all have. */

@@ -41,6 +41,7 @@ void audit_record_done(AuditRecord *r)
 {
     free(r->id);
     free(r->subject);
+    free(r->inputs);
     free(r->permission);
     free(r->call);
     free(r->rule);
@@ -129,6 +130,7 @@ static int copy_record(Audit *a, const AuditRecord *from, uint64_t n, AuditRecor
         .count = n,
         .last_usec = now,
         .subject = clean(from->subject),
+        .inputs = clean(from->inputs),
         .permission = clean(from->permission),
         .call = clean(from->call),
         .rule = clean(from->rule),
@@ -144,7 +146,7 @@ static int copy_record(Audit *a, const AuditRecord *from, uint64_t n, AuditRecor
         to->id = strdup(from->id);
     else if (asprintf(&to->id, "%s-%llu", a->prefix, (unsigned long long)to->number) < 0)
         to->id = NULL;
-    if (!to->id || !to->subject || !to->permission || !to->call || !to->rule || !to->file ||
+    if (!to->id || !to->subject || !to->inputs || !to->permission || !to->call || !to->rule || !to->file ||
         !to->reason || !to->suggestion) {
         audit_record_done(to);
         return -ENOMEM;
@@ -395,13 +397,14 @@ static uint8_t *put_number(uint8_t *to, const uint8_t *end, const char *name, ui
  * there, or has no room. */
 static bool to_logged(const AuditRecord *r, const char *message)
 {
-    uint8_t fields[6144], *to = fields, *end = fields + sizeof fields;
+    uint8_t fields[12288], *to = fields, *end = fields + sizeof fields;
 
     to = hlog_put(to, end, NULL, 0, HLOG_MESSAGE, message, strlen(message));
     to = hlog_put(to, end, NULL, 0, HLOG_IDENTIFIER, "h-securityd", strlen("h-securityd"));
     to = hlog_put(to, end, NULL, 0, HLOG_AUDIT, r->id, strlen(r->id));
     to = put(to, end, "VERDICT", r->verdict);
     to = put(to, end, "SUBJECT", r->subject);
+    to = put(to, end, "INPUTS", r->inputs);
     to = put(to, end, "PERMISSION", r->permission);
     to = put(to, end, "CALL", r->call);
     to = put(to, end, "RULE", r->rule);

@@ -22,7 +22,7 @@ typedef struct AuditRecord {
     uint64_t number;    /* counts from 1 */
     uint64_t time_usec; /* CLOCK_REALTIME */
     uint64_t count, last_usec; /* how often until now, and when last */
-    char *subject, *permission, *call, *rule, *file, *reason, *suggestion;
+    char *subject, *inputs, *permission, *call, *rule, *file, *reason, *suggestion;
     const char *verdict; /* "denied", "allowed", "changed", "limited" */
     unsigned line, layer;
     uint64_t generation;

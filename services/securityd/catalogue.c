@@ -11,6 +11,8 @@
 #include "policy.h"
 
 #define ANNOTATION_READ "org.hybridos.Permission"
+#define ANNOTATION_SECRET "org.hybridos.Secret"
+#define ANNOTATION_POLKIT "org.hybridos.Polkit"
 #define ANNOTATION_WRITE "org.hybridos.Permission.Write"
 #define ANNOTATION_DESTINATION "org.hybridos.Destination"
 #define ANNOTATION_PROPERTIES_READ "org.hybridos.Properties"
@@ -35,6 +37,8 @@ static void member_done(Member *m)
     free(m->name);
     free(m->permission);
     free(m->file);
+    words_free(m->arguments);
+    free(m->polkit);
 }
 
 static void destination_done(Destination *d)
@@ -88,7 +92,7 @@ typedef struct Parser {
     unsigned depth;
     size_t first, first_destination; /* of this file */
     char interface[256], member[256];
-    unsigned member_depth, interface_depth;
+    unsigned member_depth, interface_depth, argument_depth;
     size_t read, write; /* indexes of the member at hand, or SIZE_MAX */
 } Parser;
 
@@ -205,6 +209,8 @@ static void start_member(Parser *p, const char *element, const XML_Char **attrib
             p->read = add_member(p, 'g');
         if (!streq(access, "read"))
             p->write = add_member(p, 's');
+        if (p->write != SIZE_MAX && words_add(&p->catalogue->members[p->write].arguments, "value", 5) < 0)
+            out_of_memory(p);
     }
 }
 
@@ -292,6 +298,50 @@ static void start_interface_annotation(Parser *p, const char *name, const char *
         out_of_memory(p);
 }
 
+static void start_argument(Parser *p, const XML_Char **attributes)
+{
+    const char *name = attribute(attributes, "name"), *direction = attribute(attributes, "direction");
+    Member *m;
+
+    if (p->read == SIZE_MAX || p->depth != p->member_depth + 1 || (direction && streq(direction, "out")))
+        return;
+    m = &p->catalogue->members[p->read];
+    if (m->kind != 'm' || words_count(m->arguments) >= CATALOGUE_ARGUMENTS_MAX)
+        return;
+    if (!name || !name_is_valid(name, false))
+        name = "";
+    p->argument_depth = p->depth;
+    if (words_add(&m->arguments, name, strlen(name)) < 0)
+        out_of_memory(p);
+}
+
+static void start_polkit(Parser *p, const char *value)
+{
+    Member *m = p->read == SIZE_MAX ? NULL : &p->catalogue->members[p->read];
+
+    if (!p->member_depth || p->depth != p->member_depth + 1 || !m || m->kind != 'm')
+        return fail(p, ANNOTATION_POLKIT " belongs to a method");
+    if (m->polkit || strlen(value) < 1 || strlen(value) > 255 ||
+        strspn(value, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-") != strlen(value))
+        return fail(p, "\"%s\" is not one polkit action", value);
+    if (!(m->polkit = strdup(value)))
+        out_of_memory(p);
+}
+
+/* Of an argument, or of a property that is written. */
+static void start_secret(Parser *p, const char *value)
+{
+    if (!streq(value, "true"))
+        return fail(p, ANNOTATION_SECRET " is \"true\" or not there");
+    if (p->argument_depth && p->depth == p->argument_depth + 1) {
+        Member *m = &p->catalogue->members[p->read];
+
+        m->secret |= UINT64_C(1) << (words_count(m->arguments) - 1);
+    } else if (p->member_depth && p->depth == p->member_depth + 1 && p->write != SIZE_MAX) {
+        p->catalogue->members[p->write].secret = 1;
+    }
+}
+
 static void start_annotation(Parser *p, const XML_Char **attributes)
 {
     const char *name = attribute(attributes, "name"), *value = attribute(attributes, "value");
@@ -303,6 +353,10 @@ static void start_annotation(Parser *p, const XML_Char **attributes)
     if (streq(name, ANNOTATION_DESTINATION) || streq(name, ANNOTATION_PROPERTIES_READ) ||
         streq(name, ANNOTATION_PROPERTIES_WRITE))
         return start_interface_annotation(p, name, value);
+    if (streq(name, ANNOTATION_SECRET))
+        return start_secret(p, value);
+    if (streq(name, ANNOTATION_POLKIT))
+        return start_polkit(p, value);
     if (!streq(name, ANNOTATION_READ) && !streq(name, ANNOTATION_WRITE))
         return;
     if (!p->member_depth || p->depth != p->member_depth + 1)
@@ -334,6 +388,8 @@ static void start_element(void *userdata, const XML_Char *element, const XML_Cha
         start_interface(p, attributes);
     else if (streq(element, "annotation"))
         start_annotation(p, attributes);
+    else if (p->member_depth && streq(element, "arg"))
+        start_argument(p, attributes);
     else if (p->interface_depth && (streq(element, "method") || streq(element, "property") ||
                                     streq(element, "signal")))
         start_member(p, element, attributes);
@@ -343,6 +399,8 @@ static void end_element(void *userdata, const XML_Char *element)
 {
     Parser *p = userdata;
 
+    if (p->depth == p->argument_depth)
+        p->argument_depth = 0;
     if (p->depth == p->member_depth)
         p->member_depth = 0;
     if (p->depth == p->interface_depth)
@@ -407,6 +465,12 @@ static int merge(Catalogue *c, size_t first, const char *file, hybus_config_erro
             old->conflict = true;
             free(TAKE_PTR(old->permission));
         }
+        /* An overlay only annotates; what it hides stays hidden. */
+        if (!old->arguments)
+            old->arguments = TAKE_PTR(m->arguments);
+        old->secret |= m->secret;
+        if (!old->polkit)
+            old->polkit = TAKE_PTR(m->polkit);
         member_done(m);
         memmove(m, m + 1, (--c->n_members - i) * sizeof *m);
         i--;
@@ -661,7 +725,10 @@ bool catalogue_equal(const Catalogue *a, const Catalogue *b)
         return false;
     for (size_t i = 0; i < a->n_members; i++)
         if (compare_members(&a->members[i], &b->members[i]) != 0 ||
-            !streq(strempty(a->members[i].permission), strempty(b->members[i].permission)))
+            !streq(strempty(a->members[i].permission), strempty(b->members[i].permission)) ||
+            !words_equal(a->members[i].arguments, b->members[i].arguments) ||
+            a->members[i].secret != b->members[i].secret ||
+            !streq(strempty(a->members[i].polkit), strempty(b->members[i].polkit)))
             return false;
     return true;
 }
@@ -678,6 +745,15 @@ static int format_member(FILE *f, const Member *m)
     if (m->permission)
         fprintf(f, "<annotation name=\"%s\" value=\"%s\"/>",
                 m->kind == 's' ? ANNOTATION_WRITE : ANNOTATION_READ, m->permission);
+    if (m->polkit)
+        fprintf(f, "<annotation name=\"" ANNOTATION_POLKIT "\" value=\"%s\"/>", m->polkit);
+    if (m->kind == 's' && m->secret)
+        fputs("<annotation name=\"" ANNOTATION_SECRET "\" value=\"true\"/>", f);
+    for (size_t i = 0; m->kind == 'm' && m->arguments && m->arguments[i]; i++)
+        fprintf(f, m->secret >> i & 1 ? "<arg name=\"%s\"><annotation name=\"" ANNOTATION_SECRET
+                                        "\" value=\"true\"/></arg>"
+                                      : "<arg name=\"%s\"/>",
+                m->arguments[i]);
     return fprintf(f, "</%s>\n", m->kind == 'm' || m->kind == 'e' ? elements[(unsigned char)m->kind]
                                                                   : "property");
 }

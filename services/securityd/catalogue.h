@@ -12,6 +12,7 @@
 #define CATALOGUE_MEMBERS_MAX 8000u
 #define CATALOGUE_DEPTH_MAX 16u
 #define CATALOGUE_DESTINATIONS_MAX 256u
+#define CATALOGUE_ARGUMENTS_MAX 64u /* of one method; later ones have no names */
 
 typedef struct Member {
     char *interface, *name;
@@ -20,6 +21,9 @@ typedef struct Member {
     bool conflict;    /* two files disagree */
     char *file;       /* that annotated it, or else defined it */
     unsigned line;
+    char **arguments;   /* names of what goes in, in order; "" without a name. A written property: "value" */
+    char *polkit;       /* the action that the service asks polkit for as well; NULL: none is known */
+    uint64_t secret;    /* bit i: argument i is a secret (org.hybridos.Secret) */
 } Member;
 
 /* An interface of a service that the bus alone guards (org.hybridos.Destination). The bus does not see

@@ -17,7 +17,7 @@ _h_policy_granted() {
 }
 
 _h_policy() {
-    local verbs="status setup check list grant revoke reload explain audit user session cert token node"
+    local verbs="status setup check list grant revoke reload explain simulate record agent consent audit user session cert token node"
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]} verb= sub= n=0 i
     for ((i = 1; i < COMP_CWORD; i++)); do
         case ${COMP_WORDS[i]} in
@@ -30,7 +30,7 @@ _h_policy() {
         esac
     done
     case $prev in
-    --when) _h_policy_words "encrypted local remote protocol=http" && return ;;
+    --when) _h_policy_words "encrypted local remote protocol= peer= time= days= rate= arg." && return ;;
     --user) _h_policy_words "$(_h_policy_names user list)" && return ;;
     --out) COMPREPLY=($(compgen -f -- "$cur")) && return ;;
     --id | --role | --expires | --subject | --limit) return ;;
@@ -39,6 +39,7 @@ _h_policy() {
         case $verb in
         setup) _h_policy_words "--user --code --json --help" ;;
         grant) _h_policy_words "--id --when --json --help" ;;
+        record) _h_policy_words "--permissive --id --json --help" ;;
         audit) _h_policy_words "--subject --limit --json --help" ;;
         cert) _h_policy_words "--user --role --expires --out --json --help" ;;
         user) _h_policy_words "--role --json --help" ;;
@@ -49,6 +50,8 @@ _h_policy() {
     fi
     case $verb,$n in
     ,0) _h_policy_words "$verbs" ;;
+    consent,1) _h_policy_words "list forget" ;;
+    consent,2) [[ $sub == forget ]] && _h_policy_words "$(_h_policy_names consent list)" ;;
     user,1) _h_policy_words "add list password remove roles" ;;
     cert,1) _h_policy_words "init issue list revoke" ;;
     session,1) _h_policy_words "list remove" ;;
@@ -57,6 +60,7 @@ _h_policy() {
     cert,2) [[ $sub == revoke ]] && _h_policy_words "$(_h_policy_names cert list)" ;;
     session,2 | token,2 | node,2) [[ $sub == remove ]] && _h_policy_words "$(_h_policy_names "$verb" list)" ;;
     revoke,1) _h_policy_words "$(_h_policy_granted)" ;;
+    simulate,1) COMPREPLY=($(compgen -f -- "$cur")) ;;
     explain,3) _h_policy_words "method get set signal" ;;
     esac
 }

@@ -416,6 +416,32 @@ static bool add_word(char *list, size_t size, const char *word)
     return (size_t)snprintf(list + used, size - used, "%s%s", used ? " " : "", word) < size - used;
 }
 
+/* A grant that does nothing alone must not look like one that does: the rule of polkit's that it needs. */
+static void hint_polkit(const char *to, const char *permissions)
+{
+    _cleanup_(hybus_json_decrefp) json_t *answer = NULL;
+    const json_t *action;
+    size_t i;
+
+    if (!strstr(to, "uid:") && !strstr(to, "unix:") && !strstr(to, "group:") && !strstr(to, "gid:") &&
+        !strstr(to, "local"))
+        return;
+    if (call("ListPolkitActions", &answer, "s", permissions) < 0 ||
+        json_array_size(json_array_get(answer, 0)) == 0)
+        return;
+    fprintf(stderr, "The services that this is for ask polkit as well; without a rule like this in "
+                    "/etc/polkit-1/rules.d/60-hybridos.rules\nthe grant has no effect alone:\n\n"
+                    "polkit.addRule(function(action, subject) {\n    if ([");
+    json_array_foreach(json_array_get(answer, 0), i, action)
+    {
+        fprintf(stderr, "%s\"", i ? ", " : "");
+        put(stderr, text_of(action));
+        fputc('"', stderr);
+    }
+    fprintf(stderr, "].indexOf(action.id) >= 0 &&\n        subject.user == \"NAME\")\n"
+                    "        return polkit.Result.YES;\n});\n\nwith the name of the user for NAME.\n");
+}
+
 static int verb_grant(const Options *o, char **words, int n)
 {
     _cleanup_(hybus_json_decrefp) json_t *answer = NULL;
@@ -443,6 +469,7 @@ static int verb_grant(const Options *o, char **words, int n)
            (unsigned long long)number_of(json_array_get(answer, 1)));
     put(stdout, text_of(json_array_get(answer, 0)));
     putchar('\n');
+    hint_polkit(to, permissions);
     return 0;
 }
 
@@ -470,30 +497,6 @@ static int verb_reload(const Options *o, char **words, int n)
     if (o->json)
         return print_json(answer);
     printf("accepted; generation %llu\n", (unsigned long long)number_of(json_array_get(answer, 0)));
-    return 0;
-}
-
-static int verb_explain(const Options *o, char **words, int n)
-{
-    _cleanup_(hybus_json_decrefp) json_t *answer = NULL;
-    char *member;
-    int r;
-
-    if (n == 1) {
-        r = call("Explain", &answer, "s", words[0]);
-    } else {
-        member = strrchr(words[1], '.');
-        if (!member || member == words[1] || !member[1])
-            return complain("explain", -EINVAL, "the call is INTERFACE.MEMBER");
-        *member++ = '\0';
-        r = call("ExplainCall", &answer, "ssss", words[0], words[1], member,
-                 n > 2 ? words[2] : "method");
-    }
-    if (r < 0)
-        return r;
-    if (o->json)
-        return print_json(json_array_get(answer, 0));
-    print_record(json_array_get(answer, 0));
     return 0;
 }
 
@@ -615,8 +618,15 @@ static const Verb verbs[] = {
      "take a grant back; calls sent after this has returned are refused"},
     {"reload", NULL, 0, 0, verb_reload, "reload", "read all policy files anew, all or none"},
     {"explain", NULL, 1, 3, verb_explain,
-     "explain AUDIT-ID | SUBJECT INTERFACE.MEMBER [get|set|signal]",
+     "explain AUDIT-ID | :CONNECTION | SUBJECT INTERFACE.MEMBER [get|set|signal]",
      "why was this refused, and what would change it"},
+    {"simulate", NULL, 1, 1, verb_simulate, "simulate FILE",
+     "what a policy file would newly allow and deny, for who is connected and the last day"},
+    {"record", NULL, 1, -1, verb_record, "record [--permissive] [--id ID] SUBJECT [-- COMMAND...]",
+     "learn what a test run needs, and propose a minimal policy"},
+    {"agent", NULL, 0, 0, verb_agent, "agent", "ask the person at this terminal what rules leave to consent"},
+    {"consent", "list", 0, 0, verb_consent_list, "consent list", "answers that are kept"},
+    {"consent", "forget", 1, 1, verb_consent_forget, "consent forget ID", ""},
     {"audit", NULL, 0, 0, verb_audit, "audit [--subject SUBJECT] [--limit N]",
      "the last refusals and changes, newest first"},
     {"user", "add", 1, 1, verb_user_add, "user add [--role ROLES] NAME",
@@ -658,12 +668,14 @@ static int help(void)
     printf("\nOptions:\n"
            "  -j --json          answers as JSON\n"
            "     --id ID         of the new rule\n"
-           "     --when COND     encrypted, local, remote, protocol=NAME\n"
+           "     --when COND     encrypted, local, remote, protocol=NAME, peer=NETWORK,\n"
+           "                     time=HH:MM-HH:MM, days=mon-fri, rate=N/m, arg.NAME=VALUE\n"
            "     --user NAME     setup: the administrator; token add: whom it speaks for\n"
            "     --role ROLES    of the token or user\n"
            "     --expires SECS  of the token; 0: never (default)\n"
            "     --out FILE      cert issue: where to; it must not be there yet\n"
            "     --code          setup: read the setup code from standard input\n"
+           "     --permissive    record: everything is granted to the subject as long as it runs\n"
            "     --subject S     audit: of this subject only\n"
            "     --limit N       audit: at most so many, 1 to 1000 (default 50)\n"
            "  -h --help\n"
@@ -701,7 +713,7 @@ static const Verb *find_verb(char ***words, int *n)
 /* 1: go on, 0: help was shown, -EINVAL. */
 static int parse_options(int argc, char *argv[], Options *o)
 {
-    enum { ID = 256, WHEN, USER, ROLE, EXPIRES, CODE, SUBJECT, LIMIT, OUT, VERSION_ };
+    enum { ID = 256, WHEN, USER, ROLE, EXPIRES, CODE, SUBJECT, LIMIT, OUT, PERMISSIVE, VERSION_ };
     static const struct option options[] = {
         {"json", no_argument, NULL, 'j'},          {"help", no_argument, NULL, 'h'},
         {"version", no_argument, NULL, VERSION_},  {"id", required_argument, NULL, ID},
@@ -709,6 +721,7 @@ static int parse_options(int argc, char *argv[], Options *o)
         {"role", required_argument, NULL, ROLE},   {"expires", required_argument, NULL, EXPIRES},
         {"code", no_argument, NULL, CODE},         {"subject", required_argument, NULL, SUBJECT},
         {"limit", required_argument, NULL, LIMIT}, {"out", required_argument, NULL, OUT},
+        {"permissive", no_argument, NULL, PERMISSIVE},
         {0},
     };
     uint64_t limit = 50;
@@ -745,6 +758,9 @@ static int parse_options(int argc, char *argv[], Options *o)
             break;
         case OUT:
             o->out = optarg;
+            break;
+        case PERMISSIVE:
+            o->permissive = true;
             break;
         case SUBJECT:
             o->subject = optarg;

@@ -16,7 +16,7 @@ typedef struct Options {
     const char *id, *when, *user, *subject, *roles;
     uint64_t expires;
     unsigned limit;
-    bool code;
+    bool code, permissive;
     const char *out;
 } Options;
 
@@ -52,6 +52,12 @@ const json_t *plain(const json_t *variant);
 
 /* --- verbs in files of their own -------------------------------------------------------------- */
 
+int verb_explain(const Options *o, char **words, int n);
+int verb_simulate(const Options *o, char **words, int n);
+int verb_agent(const Options *o, char **words, int n);
+int verb_consent_list(const Options *o, char **words, int n);
+int verb_consent_forget(const Options *o, char **words, int n);
+int verb_record(const Options *o, char **words, int n);
 int verb_user_add(const Options *o, char **words, int n);
 int verb_user_password(const Options *o, char **words, int n);
 int verb_user_roles(const Options *o, char **words, int n);

@@ -197,12 +197,13 @@ static int read_entry(Reader *r, const hybus_config_entry *entry)
     if (text == &rule->when) {
         const char *bad = NULL;
 
-        result = conditions_parse(entry->value, &rule->conditions, &rule->protocol, &bad);
+        result = conditions_parse(entry->value, rule, &bad);
         if (result == -EINVAL) {
             hybus_config_position at = place(entry, bad);
             return hybus_config_error_set(
                 r->error, &at,
-                "\"%.*s\" is not a condition; there are local, remote, encrypted, protocol=NAME",
+                "\"%.*s\" is not a condition; there are local, remote, encrypted, protocol=NAME, "
+                "peer=NETWORK, time=HH:MM-HH:MM, days=mon-fri, rate=N/s (of grants), arg.NAME=VALUE",
                 (int)MIN_OF(strcspn(bad, " \t"), (size_t)64), bad);
         }
         return result;

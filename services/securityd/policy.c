@@ -21,6 +21,8 @@ struct Policy {
     Names subjects, patterns, ids;
     Entry *entries;
     size_t n_entries;
+    uint32_t *timed; /* rules whose answer depends on the time of day */
+    size_t n_timed;
     uint32_t *first; /* of each subject's entries; one more at the end */
 };
 
@@ -104,6 +106,36 @@ static int index_build(Policy *p, size_t *ret_index)
     return 0;
 }
 
+static bool is_timed(const Rule *rule)
+{
+    return rule->more.has_time || rule->more.days;
+}
+
+static int index_timed(Policy *p)
+{
+    for (size_t i = 0; i < p->n_rules; i++)
+        p->n_timed += is_timed(p->rules[i]);
+    p->timed = calloc(p->n_timed + 1, sizeof *p->timed);
+    if (!p->timed)
+        return -ENOMEM;
+    for (size_t i = 0, n = 0; i < p->n_rules; i++)
+        if (is_timed(p->rules[i]))
+            p->timed[n++] = (uint32_t)i;
+    return 0;
+}
+
+uint64_t policy_windows(const Policy *p, uint64_t wall_usec)
+{
+    uint64_t h = 0xcbf29ce484222325u;
+
+    if (p->n_timed == 0)
+        return 0;
+    for (size_t i = 0; i < p->n_timed; i++)
+        h = (h ^ (conditions_in_time(&p->rules[p->timed[i]]->more, wall_usec) ? 2 : 1)) *
+            0x100000001b3u;
+    return h ? h : 1;
+}
+
 int policy_new(Rule *const *rules, size_t n_rules, Policy **ret, size_t *ret_index)
 {
     _cleanup_(policy_unrefp) Policy *p = NULL;
@@ -121,6 +153,8 @@ int policy_new(Rule *const *rules, size_t n_rules, Policy **ret, size_t *ret_ind
     for (; p->n_rules < n_rules; p->n_rules++)
         p->rules[p->n_rules] = rule_ref(rules[p->n_rules]);
     r = index_build(p, ret_index);
+    if (r >= 0)
+        r = index_timed(p);
     if (r < 0)
         return r;
     *ret = TAKE_PTR(p);
@@ -145,6 +179,7 @@ void policy_unref(Policy *p)
     names_done(&p->ids);
     free(p->entries);
     free(p->first);
+    free(p->timed);
     free(p);
 }
 
@@ -172,6 +207,8 @@ bool policy_equal(const Policy *a, const Policy *b)
             continue;
         if (!y || x->kind != y->kind || x->conditions != y->conditions ||
             !streq(strempty(x->protocol), strempty(y->protocol)) ||
+            ((conditions_any(&x->more) || conditions_any(&y->more)) &&
+             !streq(strempty(x->when), strempty(y->when))) ||
             !words_equal(x->subjects, y->subjects) || !words_equal(x->permissions, y->permissions))
             return false;
     }
@@ -266,29 +303,6 @@ static size_t candidates_of(const Policy *p, const char *name, uint32_t *found)
     return n;
 }
 
-/* Do the conditions of a rule hold? What is not known never helps the caller. */
-static bool conditions_hold(const Rule *rule, const Subject *s)
-{
-    bool benefit = rule->kind != RULE_GRANT;
-
-    if ((rule->conditions & CONDITION_LOCAL) && s->remote)
-        return false;
-    if ((rule->conditions & CONDITION_REMOTE) && !s->remote)
-        return false;
-    /* Local callers never leave the machine: for them every road is as good as encrypted. */
-    if ((rule->conditions & CONDITION_ENCRYPTED) && s->remote &&
-        !(s->encrypted == UNKNOWN ? benefit : s->encrypted == YES))
-        return false;
-    if (rule->protocol) {
-        if (!s->remote)
-            return false;
-        if (!s->protocol)
-            return benefit;
-        return streq(rule->protocol, s->protocol);
-    }
-    return true;
-}
-
 static size_t lower_bound(const Policy *p, uint32_t subject, uint32_t pattern)
 {
     size_t low = p->first[subject], high = p->first[subject + 1];
@@ -353,10 +367,21 @@ static const char *holds_nothing(const Subject *s)
     return s->n_gids > POLICY_GROUPS_MAX ? "more groups than can be judged" : NULL;
 }
 
+/* For whom it acts, at the moment at which it does. */
+static Subject behalf_of(const Subject *s)
+{
+    Subject behalf = *s->behalf;
+
+    if (!behalf.moment)
+        behalf.moment = s->moment;
+    return behalf;
+}
+
 Verdict policy_judge(const Policy *p, const Subject *s, const char *permission)
 {
     const char *nothing = holds_nothing(s);
     uint32_t keys[KEYS_MAX];
+    Subject behalf;
     Verdict v;
 
     if (nothing)
@@ -364,15 +389,20 @@ Verdict policy_judge(const Policy *p, const Subject *s, const char *permission)
     if (!permission || !permission_is_valid(permission))
         return (Verdict){.reason = "not a permission"};
     v = judge(p, s, keys, keys_of(p, s, keys), permission);
-    return v.allowed && s->behalf ? policy_judge(p, s->behalf, permission) : v;
+    if (!v.allowed || !s->behalf)
+        return v;
+    behalf = behalf_of(s);
+    return policy_judge(p, &behalf, permission);
 }
 
 /* Takes away what the other one does not hold. */
-static void narrow(const Policy *p, const Subject *behalf, const char *const *permissions,
+static void narrow(const Policy *p, const Subject *s, const char *const *permissions,
                    size_t n_permissions, uint64_t *bits)
 {
+    const Subject behalf = behalf_of(s);
+
     for (size_t i = 0; i < n_permissions; i++)
-        if ((bits[i / 64] >> (i % 64) & 1) && !policy_judge(p, behalf, permissions[i]).allowed)
+        if ((bits[i / 64] >> (i % 64) & 1) && !policy_judge(p, &behalf, permissions[i]).allowed)
             bits[i / 64] &= ~(UINT64_C(1) << (i % 64));
 }
 
@@ -390,21 +420,14 @@ void policy_row(const Policy *p, const Subject *s, const char *const *permission
             judge(p, s, keys, n_keys, permissions[i]).allowed)
             bits[i / 64] |= UINT64_C(1) << (i % 64);
     if (s->behalf)
-        narrow(p, s->behalf, permissions, n_permissions, bits);
-}
-
-/* A grant helps only if it holds whenever the new rule does. */
-static bool grant_suffices(const Rule *mine, const Rule *rule)
-{
-    if (mine->conditions & ~rule->conditions)
-        return false;
-    return !mine->protocol || (rule->protocol && streq(mine->protocol, rule->protocol));
+        narrow(p, s, permissions, n_permissions, bits);
 }
 
 /* Such a deny does not stand in the way of handing on the rest: it binds the receiver too. */
 static bool binds_everybody(const Rule *rule)
 {
-    return words_contain(rule->subjects, "anyone") && !rule->conditions && !rule->protocol;
+    return words_contain(rule->subjects, "anyone") && !rule->conditions && !rule->protocol &&
+           !conditions_any(&rule->more);
 }
 
 bool policy_holds(const Policy *p, const Subject *s, const char *pattern, const Rule *rule)
@@ -431,7 +454,7 @@ bool policy_holds(const Policy *p, const Subject *s, const char *pattern, const 
                 continue;
             }
             for (size_t c = 0; c < n_found && !granted; c++)
-                granted = found[c] == p->entries[i].pattern && grant_suffices(mine, rule);
+                granted = found[c] == p->entries[i].pattern && conditions_imply(mine, rule);
         }
     return granted;
 }

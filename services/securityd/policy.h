@@ -36,6 +36,10 @@ bool policy_equal(const Policy *a, const Policy *b);
 
 Verdict policy_judge(const Policy *p, const Subject *subject, const char *permission);
 
+/* Which windows of time (time=, days=) stand open, as a number that changes when one opens or closes.
+ * 0: no rule depends on the time of day. */
+uint64_t policy_windows(const Policy *p, uint64_t wall_usec);
+
 /* Sets bit i of `bits` (zeroed by the caller) when permissions[i] is allowed. */
 void policy_row(const Policy *p, const Subject *subject, const char *const *permissions,
                 size_t n_permissions, uint64_t *bits);

@@ -25,7 +25,8 @@ Subject security_remote_subject(const Principal *p)
                      .token = p->token,
                      .roles = p->roles,
                      .encrypted = p->encrypted ? YES : NO,
-                     .protocol = p->protocol};
+                     .protocol = p->protocol,
+                     .peer = p->has_peer ? &p->peer : NULL};
 }
 
 /* By its hash: a later one of the same name is another. */
@@ -128,6 +129,7 @@ int security_principal_new(Security *s, const char *name, const Connect *c, char
     p->name = strdup(name);
     p->protocol = strdup(c->protocol);
     p->encrypted = c->tls && *c->tls;
+    p->has_peer = network_parse_peer(strempty(c->peer), &p->peer) == 0;
     if (!p->name || !p->protocol || add_roles(roles, &p->own_roles) < 0)
         return -ENOMEM;
     if (security_principal_refresh(s, p) < 0)
@@ -219,10 +221,13 @@ static int match_bearer(Security *s, const Connect *c, Principal **ret, uint64_t
 static bool may_connect(Security *s, const Connect *c, Subject subject)
 {
     char permission[64];
+    Network peer;
     Verdict v;
 
     subject.encrypted = c->tls && *c->tls ? YES : NO;
     subject.protocol = c->protocol;
+    subject.peer = network_parse_peer(strempty(c->peer), &peer) == 0 ? &peer : NULL;
+    subject.moment = security_moment(s);
     snprintf(permission, sizeof permission, "connect.%s", c->protocol);
     v = policy_judge(s->policy, &subject, permission);
     return !v.rule || v.rule->kind == RULE_GRANT;

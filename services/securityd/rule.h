@@ -3,7 +3,7 @@
 
 /* One rule of the policy: who may, may not, or must ask to do what, and when. */
 
-#include <hybus/base.h>
+#include "condition.h"
 
 typedef enum RuleKind {
     RULE_DENY, /* in the order in which they beat each other */
@@ -13,13 +13,7 @@ typedef enum RuleKind {
 
 const char *rule_kind_to_string(RuleKind kind);
 
-typedef enum Condition {
-    CONDITION_LOCAL = 1 << 0,
-    CONDITION_REMOTE = 1 << 1,
-    CONDITION_ENCRYPTED = 1 << 2,
-} Condition;
-
-typedef struct Rule {
+struct Rule {
     unsigned n_ref;
     RuleKind kind;
     char *id;
@@ -27,11 +21,12 @@ typedef struct Rule {
     char **permissions; /* names and patterns */
     unsigned conditions;
     char *protocol;     /* NULL: any */
+    Conditions more;
     char *description;
     char *to, *permission, *when; /* as written, with single spaces */
     char *file;
     unsigned line, column;
-} Rule;
+};
 
 Rule *rule_ref(Rule *rule);
 void rule_unref(Rule *rule);
@@ -39,6 +34,3 @@ HYBUS_DEFINE_CLEANUP(Rule, rule_unref)
 
 /* 1 to 64 of [a-z0-9._-] */
 bool rule_id_is_valid(const char *id);
-
-/* Turns the words of When= into conditions. -EINVAL: *ret_bad is the unknown word (points into s). */
-int conditions_parse(const char *s, unsigned *ret, char **ret_protocol, const char **ret_bad);

@@ -5,47 +5,14 @@
 
 #include "account-bus.h"
 #include "bind-bus.h"
+#include "consent-bus.h"
+#include "explain-bus.h"
 #include "named-subject.h"
 #include "security-call.h"
 
 #define PATH "/org/hybridos/Security1"
 #define INTERFACE "org.hybridos.Security1"
 #define ANSWER_MAX (8u * 1024u * 1024u) /* bytes of rules in one answer */
-
-/* --- explanations ---------------------------------------------------------------------------- */
-
-static int append_string(sd_bus_message *m, const char *key, const char *value)
-{
-    return value && *value ? sd_bus_message_append(m, "{sv}", key, "s", value) : 0;
-}
-
-static int append_record(sd_bus_message *m, const AuditRecord *r)
-{
-    int e = sd_bus_message_open_container(m, 'a', "{sv}");
-
-    e = e < 0 ? e : append_string(m, "audit", r->id);
-    if (e >= 0 && r->time_usec)
-        e = sd_bus_message_append(m, "{sv}", "time", "t", r->time_usec);
-    if (e >= 0 && r->count > 1)
-        e = sd_bus_message_append(m, "{sv}", "count", "t", r->count);
-    if (e >= 0 && r->count > 1)
-        e = sd_bus_message_append(m, "{sv}", "last", "t", r->last_usec);
-    e = e < 0 ? e : append_string(m, "subject", r->subject);
-    e = e < 0 ? e : append_string(m, "permission", r->permission);
-    e = e < 0 ? e : append_string(m, "call", r->call);
-    e = e < 0 ? e : append_string(m, "verdict", r->verdict);
-    e = e < 0 ? e : append_string(m, "rule", r->rule);
-    e = e < 0 ? e : append_string(m, "file", r->file);
-    if (e >= 0 && r->line)
-        e = sd_bus_message_append(m, "{sv}", "line", "u", r->line);
-    if (e >= 0)
-        e = sd_bus_message_append(m, "{sv}", "layer", "u", r->layer);
-    if (e >= 0)
-        e = sd_bus_message_append(m, "{sv}", "generation", "t", r->generation);
-    e = e < 0 ? e : append_string(m, "reason", r->reason);
-    e = e < 0 ? e : append_string(m, "suggestion", r->suggestion);
-    return e < 0 ? e : sd_bus_message_close_container(m);
-}
 
 static int new_answer(sd_bus_message *m, sd_bus_message **ret)
 {
@@ -55,25 +22,6 @@ static int new_answer(sd_bus_message *m, sd_bus_message **ret)
 static void message_unrefp(sd_bus_message **m)
 {
     sd_bus_message_unref(*m);
-}
-
-static int reply_with_record(sd_bus_message *m, const AuditRecord *record)
-{
-    _cleanup_(message_unrefp) sd_bus_message *reply = NULL;
-    int r = new_answer(m, &reply);
-
-    if (r >= 0)
-        r = append_record(reply, record);
-    return r < 0 ? r : sd_bus_send(NULL, reply, NULL);
-}
-
-static int subject_error(sd_bus_error *error, int r, const char *text)
-{
-    if (r == -ENOENT)
-        return hybus_error_set(error, r, "There is no subject %.80s", text);
-    if (r == -EINVAL)
-        return hybus_error_set(error, r, "\"%.80s\" is not a subject", text);
-    return r;
 }
 
 /* --- handlers: questions --------------------------------------------------------------------- */
@@ -163,7 +111,7 @@ static int check(Call *c, sd_bus_error *error)
     }
     r = named_subject_parse(c->bus->security, text, &named);
     if (r < 0)
-        return subject_error(error, r, text);
+        return explain_subject_error(error, r, text);
     r = check_other(c, &named.subject, error);
     if (r >= 0)
         r = reply_check(c, &named.subject, permission);
@@ -199,99 +147,6 @@ static int method_list_rules(sd_bus_message *m, void *userdata, sd_bus_error *er
     if (r >= 0)
         r = sd_bus_message_close_container(reply);
     return r < 0 ? r : sd_bus_send(NULL, reply, NULL);
-}
-
-static int method_explain(sd_bus_message *m, void *userdata, sd_bus_error *error)
-{
-    SecurityBus *b = userdata;
-    const AuditRecord *record;
-    const char *id;
-    int r = sd_bus_message_read(m, "s", &id);
-
-    if (r < 0)
-        return r;
-    record = audit_find(b->security->audit, id);
-    if (!record)
-        return hybus_error_set(error, -ENOENT,
-                               "There is no record %.64s; older ones may be in the journal", id);
-    return reply_with_record(m, record);
-}
-
-/* A call to a service that the bus guards. Others than our daemons and apps it does not ask us about. */
-static int explain_bus_call(SecurityBus *b, const Subject *subject, Question *q, sd_bus_message *m)
-{
-    Security *s = b->security;
-    bool governed = b->bus_policy && bus_policy_governs(b->bus_policy, subject);
-    Verdict v = bus_rules_judge(s->policy, s->catalogue, subject, q->interface, q->member, q->kind,
-                                &q->permission);
-    AuditRecord record;
-    int r;
-
-    if (!governed)
-        v.reason = subject->remote
-                       ? "the bus does not see clients from outside: only a daemon of ours can call for one"
-                       : "the bus asks this policy about daemons and apps only; here its own rules decide";
-    r = security_explain(s, subject, q, &v, &record);
-    if (r < 0)
-        return r;
-    record.layer = 1;
-    if (!governed)
-        record.verdict = subject->remote ? "denied" : "ungoverned";
-    r = reply_with_record(m, &record);
-    audit_record_done(&record);
-    return r;
-}
-
-static int explain_call(SecurityBus *b, const Subject *subject, const char *interface,
-                        const char *member, char kind, sd_bus_message *m)
-{
-    Security *s = b->security;
-    const Member *found = catalogue_find(s->catalogue, interface, member, kind);
-    Question q = {.permission = found ? found->permission : NULL,
-                  .interface = interface,
-                  .member = member,
-                  .kind = kind};
-    AuditRecord record;
-    Verdict v;
-    int r;
-
-    if (catalogue_destination(s->catalogue, interface))
-        return explain_bus_call(b, subject, &q, m);
-    v = security_judge(s, subject, &q);
-    if (!found)
-        v.reason = "no interface file describes this member: nobody may use it";
-    else if (found->conflict)
-        v.reason = "two interface files disagree about its permission: nobody may use it";
-    r = security_explain(s, subject, &q, &v, &record);
-    if (r < 0)
-        return r;
-    r = reply_with_record(m, &record);
-    audit_record_done(&record);
-    return r;
-}
-
-static int method_explain_call(sd_bus_message *m, void *userdata, sd_bus_error *error)
-{
-    static const char *const kinds[] = {"method", "get", "set", "signal"};
-    const char *text, *interface, *member, *kind;
-    SecurityBus *b = userdata;
-    NamedSubject named;
-    char letter = 0;
-    int r = sd_bus_message_read(m, "ssss", &text, &interface, &member, &kind);
-
-    if (r < 0)
-        return r;
-    for (size_t i = 0; i < ELEMENTS(kinds); i++)
-        if (streq(kinds[i], kind))
-            letter = "mgse"[i];
-    if (!letter)
-        return hybus_error_set(error, -EINVAL, "kind is one of method, get, set, signal");
-    r = named_subject_parse(b->security, text, &named);
-    if (r < 0)
-        return subject_error(error, r, text);
-    r = explain_call(b, &named.subject, interface, member, letter, m);
-    named_subject_done(&named);
-    return r;
 }
 
 typedef struct AuditFilter {
@@ -349,7 +204,7 @@ static int method_list_audit(sd_bus_message *m, void *userdata, sd_bus_error *er
         if ((f.subject && !streq(f.subject, record->subject)) ||
             (f.verdict && !streq(f.verdict, record->verdict)) || record->time_usec < f.since)
             continue;
-        r = append_record(reply, record);
+        r = explain_append(reply, record);
         n++;
     }
     if (r >= 0)
@@ -671,12 +526,34 @@ static const sd_bus_vtable vtable[] = {
     SD_BUS_METHOD_WITH_ARGS("Reload", SD_BUS_NO_ARGS, SD_BUS_RESULT("t", generation), method_reload,
                             SD_BUS_VTABLE_UNPRIVILEGED),
     SD_BUS_METHOD_WITH_ARGS("Explain", SD_BUS_ARGS("s", audit),
-                            SD_BUS_RESULT("a{sv}", explanation), method_explain,
+                            SD_BUS_RESULT("a{sv}", explanation), explain_method,
                             SD_BUS_VTABLE_UNPRIVILEGED),
     SD_BUS_METHOD_WITH_ARGS("ExplainCall",
                             SD_BUS_ARGS("s", subject, "s", interface, "s", member, "s", kind),
-                            SD_BUS_RESULT("a{sv}", explanation), method_explain_call,
+                            SD_BUS_RESULT("a{sv}", explanation), explain_method_call,
                             SD_BUS_VTABLE_UNPRIVILEGED),
+    SD_BUS_METHOD_WITH_ARGS("ExplainConnection", SD_BUS_ARGS("s", name),
+                            SD_BUS_RESULT("a{sv}", explanation), explain_method_connection,
+                            SD_BUS_VTABLE_UNPRIVILEGED),
+    SD_BUS_METHOD_WITH_ARGS("ListPolkitActions", SD_BUS_ARGS("s", permissions),
+                            SD_BUS_RESULT("as", actions), explain_method_polkit,
+                            SD_BUS_VTABLE_UNPRIVILEGED),
+    SD_BUS_METHOD_WITH_ARGS("Simulate", SD_BUS_ARGS("s", name, "s", text),
+                            SD_BUS_RESULT("aa{sv}", allowed, "aa{sv}", denied, "t", more),
+                            simulate_method, SD_BUS_VTABLE_UNPRIVILEGED),
+    SD_BUS_METHOD_WITH_ARGS("Record", SD_BUS_ARGS("s", subject), SD_BUS_RESULT("t", number),
+                            record_method, SD_BUS_VTABLE_UNPRIVILEGED),
+    SD_BUS_METHOD_WITH_ARGS("ListCalls", SD_BUS_ARGS("a{sv}", filter, "u", limit),
+                            SD_BUS_RESULT("aa{sv}", calls), list_calls_method,
+                            SD_BUS_VTABLE_UNPRIVILEGED),
+    SD_BUS_METHOD_WITH_ARGS("RegisterConsentAgent", SD_BUS_ARGS("o", path), SD_BUS_NO_RESULT,
+                            consent_method_register, SD_BUS_VTABLE_UNPRIVILEGED),
+    SD_BUS_METHOD_WITH_ARGS("UnregisterConsentAgent", SD_BUS_NO_ARGS, SD_BUS_NO_RESULT,
+                            consent_method_unregister, SD_BUS_VTABLE_UNPRIVILEGED),
+    SD_BUS_METHOD_WITH_ARGS("ListConsents", SD_BUS_NO_ARGS, SD_BUS_RESULT("a(sssbst)", consents),
+                            consent_method_list, SD_BUS_VTABLE_UNPRIVILEGED),
+    SD_BUS_METHOD_WITH_ARGS("ForgetConsent", SD_BUS_ARGS("s", id), SD_BUS_NO_RESULT,
+                            consent_method_forget, SD_BUS_VTABLE_UNPRIVILEGED),
     SD_BUS_METHOD_WITH_ARGS("ListAudit", SD_BUS_ARGS("a{sv}", filter, "u", limit),
                             SD_BUS_RESULT("aa{sv}", records), method_list_audit,
                             SD_BUS_VTABLE_UNPRIVILEGED),
@@ -736,7 +613,9 @@ int security_bus_publish(Security *security, AgentSocket *socket, BusPolicy *bus
     b->socket = socket;
     b->bus_policy = bus_policy;
     b->bus = sd_bus_ref(bus);
-    r = hybus_object_publish(bus, PATH, INTERFACE, vtable, b, &b->object);
+    r = consent_bus_new(b, &b->consent);
+    if (r >= 0)
+        r = hybus_object_publish(bus, PATH, INTERFACE, vtable, b, &b->object);
     if (r < 0)
         return r;
     r = bind_bus_start(b, &b->left);
@@ -754,6 +633,7 @@ void security_bus_free(SecurityBus *b)
     if (!b)
         return;
     hybus_object_free(b->object);
+    consent_bus_free(b->consent);
     sd_bus_slot_unref(b->left);
     while ((c = LIST_FIRST(&b->calls)))
         call_free(c);

@@ -4,6 +4,7 @@
 #include <hybus/credentials.h>
 #include <hybus/error.h>
 
+#include "connections.h"
 #include "binding.h"
 
 void call_free(Call *c)
@@ -13,6 +14,7 @@ void call_free(Call *c)
     if (c->bus->bus_policy)
         bus_policy_cancel(c->bus->bus_policy, c);
     rule_unref(c->rule);
+    connections_free(c->connections);
     sd_bus_slot_unref(c->slot);
     sd_bus_message_unref(c->message);
     sd_bus_message_unref(c->reply);
@@ -64,10 +66,9 @@ int call_ask_credentials(Call *c, const char *name)
     return hybus_credentials_ask(c->bus->bus, name, on_credentials, c, &c->slot);
 }
 
-int call_with_caller(sd_bus_message *m, SecurityBus *b, CallHandler handler, sd_bus_error *error)
+int call_new(sd_bus_message *m, SecurityBus *b, CallHandler handler, Call **ret, sd_bus_error *error)
 {
     Call *c;
-    int r;
 
     if (b->n_calls >= SECURITY_BUS_CALLS_MAX)
         return hybus_error_set(error, -ENOBUFS, "Too many changes at once; try again");
@@ -79,12 +80,32 @@ int call_with_caller(sd_bus_message *m, SecurityBus *b, CallHandler handler, sd_
     c->handler = handler;
     LIST_INSERT_HEAD(&b->calls, c, calls);
     b->n_calls++;
-    r = call_ask_credentials(c, sd_bus_message_get_sender(m));
-    if (r < 0) {
-        call_free(c);
+    *ret = c;
+    return 0;
+}
+
+int call_with_connection(sd_bus_message *m, SecurityBus *b, const char *name, CallHandler handler,
+                         sd_bus_error *error)
+{
+    Call *c;
+    int r;
+
+    if (*name != ':' || strlen(name) > 255)
+        return hybus_error_set(error, -EINVAL, "a connection has a unique name such as :1.42");
+    r = call_new(m, b, handler, &c, error);
+    if (r < 0)
         return r;
-    }
-    return 1;
+    r = call_ask_credentials(c, name);
+    if (r < 0)
+        call_free(c);
+    if (r == -EINVAL)
+        return hybus_error_set(error, r, "a connection has a unique name such as :1.42");
+    return r < 0 ? r : 1;
+}
+
+int call_with_caller(sd_bus_message *m, SecurityBus *b, CallHandler handler, sd_bus_error *error)
+{
+    return call_with_connection(m, b, sd_bus_message_get_sender(m), handler, error);
 }
 
 static void on_bus_obeys(int result, const char *message, void *userdata)

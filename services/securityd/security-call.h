@@ -14,6 +14,7 @@ struct SecurityBus {
     BusPolicy *bus_policy; /* NULL: the bus guards nothing for us */
     sd_bus *bus;
     hybus_object *object;
+    struct ConsentBus *consent;
     sd_bus_slot *left; /* who leaves the bus */
     LIST_HEAD(, Call) calls;
     size_t n_calls;
@@ -37,6 +38,7 @@ struct Call {
     uint32_t caller_gids[POLICY_GROUPS_MAX];
     Rule *rule; /* that Grant adopts once the bus obeys it */
     bool settling;
+    struct Connections *connections; /* all that are on the bus (connections.h) */
     bool bus_too; /* the bus must obey as well before this is answered */
 };
 
@@ -44,8 +46,13 @@ void call_free(Call *c);
 /* Answers with what became of it: < 0, 0 (it goes on waiting when c->settling) or more. */
 void call_end(Call *c, int result, sd_bus_error *error);
 
+/* Registered with `b`; the caller sees to it that call_end() is reached. */
+int call_new(sd_bus_message *m, SecurityBus *b, CallHandler handler, Call **ret, sd_bus_error *error);
 /* The handler runs once the caller's credentials are there, in c->subject. */
 int call_with_caller(sd_bus_message *m, SecurityBus *b, CallHandler handler, sd_bus_error *error);
+/* The same with the credentials of another connection, by its unique name. */
+int call_with_connection(sd_bus_message *m, SecurityBus *b, const char *name, CallHandler handler,
+                         sd_bus_error *error);
 /* c->handler runs again when those of `name` are in c->subject. */
 int call_ask_credentials(Call *c, const char *name);
 

@@ -66,6 +66,47 @@ const char *security_subject_name(const Subject *subject)
     return text;
 }
 
+/* How much fits; what is cut ends with "…". */
+static void add_input(char *text, size_t size, const char *format, ...)
+{
+    size_t used = strlen(text);
+    va_list arguments;
+    int n;
+
+    va_start(arguments, format);
+    n = vsnprintf(text + used, size - used, format, arguments);
+    va_end(arguments);
+    if (n < 0 || (size_t)n >= size - used)
+        strcpy(text + size - 4, "...");
+}
+
+const char *security_inputs(const Subject *s)
+{
+    static char text[AUDIT_TEXT_MAX];
+
+    *text = '\0';
+    if (s->unknown) {
+        add_input(text, sizeof text, "connection=%s", strempty(s->bus_name));
+    } else if (!s->remote) {
+        if (!s->group_only)
+            add_input(text, sizeof text, "uid=%u", s->uid);
+        for (size_t i = 0; i < s->n_gids && i < 64; i++)
+            add_input(text, sizeof text, "%s%u", i ? "," : *text ? " gids=" : "gids=", s->gids[i]);
+    } else {
+        add_input(text, sizeof text, "principal=%s", s->name ? s->name : "anonymous");
+        if (s->token)
+            add_input(text, sizeof text, " token=%s", s->token);
+        for (char *const *role = s->roles; role && *role; role++)
+            add_input(text, sizeof text, "%s%s", role == s->roles ? " roles=" : ",", *role);
+        if (s->ended)
+            add_input(text, sizeof text, " ended=yes");
+        add_input(text, sizeof text, " encrypted=%s protocol=%s",
+                  s->encrypted == UNKNOWN ? "unknown" : s->encrypted == YES ? "yes" : "no",
+                  s->protocol ? s->protocol : "unknown");
+    }
+    return text;
+}
+
 uint32_t security_slot(const Subject *subject)
 {
     const Subject connection = {.unknown = true, .bus_name = subject->bus_name};
@@ -73,6 +114,49 @@ uint32_t security_slot(const Subject *subject)
     if (subject->behalf) /* others of its uid are not narrowed */
         return security_slot(&connection);
     return slot_of(security_subject_name(subject));
+}
+
+const Moment *security_moment(Security *s)
+{
+    uint64_t real = store_now(s->store), now = security_boottime();
+    uint64_t least = s->wall_at ? s->moment.wall_usec + (now - s->wall_at) : 0;
+
+    s->moment = (Moment){.wall_usec = MAX_OF(real, least), .now_usec = now};
+    s->wall_at = now;
+    return &s->moment;
+}
+
+bool security_windows_moved(Security *s)
+{
+    uint64_t windows = policy_windows(s->policy, security_moment(s)->wall_usec);
+
+    if (windows == s->windows)
+        return false;
+    s->windows = windows;
+    (void)hybus_page_writer_bump(s->page, UINT32_MAX);
+    return true;
+}
+
+/* Windows begin and end with a minute. The clock may be set forward meanwhile, so nobody sleeps longer. */
+uint64_t security_next_window(Security *s)
+{
+    if (s->windows == 0)
+        return UINT64_MAX;
+    return 60 * SECOND - security_moment(s)->wall_usec % (60 * SECOND);
+}
+
+static Verdict judge_now(Security *s, const Subject *subject, const char *permission)
+{
+    Subject now = *subject;
+
+    if (!now.moment)
+        now.moment = security_moment(s);
+    return policy_judge(s->policy, &now, permission);
+}
+
+bool security_allows(Security *s, const Subject *subject, const char *permission)
+{
+    return judge_now(s, subject, permission).allowed;
 }
 
 uint64_t security_generation(const Security *s)
@@ -103,6 +187,7 @@ void security_adopt(Security *s, Policy *policy)
 {
     policy_unref(s->policy);
     s->policy = policy;
+    s->windows = policy_windows(policy, security_moment(s)->wall_usec);
     s->fallback = false;
 }
 
@@ -309,7 +394,13 @@ int security_new(const SecuritySettings *settings, AuditSink sink, Security **re
     throttle_init(&s->logins, 6 * SECOND, 60 * SECOND, 0, 0);
     throttle_init(&s->names, 30 * SECOND, 300 * SECOND, 0, 0);
     throttle_init(&s->codes, 60 * SECOND, 300 * SECOND, 20 * SECOND, 600 * SECOND);
-    r = audit_new(sink, s, &s->audit);
+    r = rates_init(&s->rates);
+    if (r >= 0)
+        r = audit_new(sink, s, &s->audit);
+    if (r >= 0)
+        r = history_new(&s->history);
+    if (r >= 0)
+        r = consent_new(settings->state_directory, &s->consent);
     if (r >= 0)
         r = hybus_page_writer_new(&s->page);
     if (r >= 0)
@@ -364,6 +455,8 @@ void security_free(Security *s)
     security_bindings_done(s);
     nodes_free(s->nodes);
     audit_free(s->audit);
+    history_free(s->history);
+    consent_free(s->consent);
     free(s->policy_error);
     explicit_bzero(s->setup_code, sizeof s->setup_code);
     free(s);
@@ -378,7 +471,7 @@ Verdict security_judge(Security *s, const Subject *subject, const Question *q)
         return (Verdict){.reason = q->interface && *q->interface
                                        ? "this member carries no permission: nobody may use it"
                                        : "the call names no interface"};
-    return policy_judge(s->policy, subject, q->permission);
+    return judge_now(s, subject, q->permission);
 }
 
 static const char *kind_name(char kind)
@@ -403,11 +496,14 @@ static int suggest(const Security *s, const Subject *subject, const Question *q,
         n = asprintf(ret, "%s", "");
     else if (subject->ended)
         n = asprintf(ret, "%s", "make a new token: h-policy token add");
+    else if (v->rule && v->rule->kind == RULE_ASK)
+        n = asprintf(ret, "let somebody answer (h-policy agent): rule %s in %s:%u asks", v->rule->id,
+                     v->rule->file, v->rule->line);
     else if (v->rule)
         n = asprintf(ret, "change rule %s in %s:%u", v->rule->id, v->rule->file, v->rule->line);
     else if (v->candidate)
-        n = asprintf(ret, "meet the conditions of rule %s (When = %s)", v->candidate->id,
-                     strempty(v->candidate->when));
+        n = asprintf(ret, "meet the conditions of rule %s (When = %s), or: h-policy grant %s %s",
+                     v->candidate->id, strempty(v->candidate->when), name, q->permission);
     else if (!subject->remote && !subject->group_only && !uid_may_hold(subject->uid))
         n = asprintf(ret, "%s", "give the program a user of its own");
     else
@@ -444,6 +540,7 @@ int security_explain(Security *s, const Subject *subject, const Question *q, con
                      .line = v->rule ? v->rule->line : 0,
                      .generation = security_generation(s),
                      .subject = strdup(security_subject_name(subject)),
+                     .inputs = strdup(security_inputs(subject)),
                      .permission = strdup(strempty(q->permission)),
                      .rule = strdup(v->rule ? v->rule->id : "default"),
                      .file = strdup(v->rule ? v->rule->file : ""),
@@ -452,7 +549,8 @@ int security_explain(Security *s, const Subject *subject, const Question *q, con
 
     if (error >= 0)
         error = suggest(s, subject, q, v, &r.suggestion);
-    if (error < 0 || !r.subject || !r.permission || !r.rule || !r.file || !r.reason) {
+    if (error < 0 || !r.subject || !r.inputs || !r.permission || !r.rule || !r.file ||
+        !r.reason) {
         audit_record_done(&r);
         return -ENOMEM;
     }
@@ -460,29 +558,45 @@ int security_explain(Security *s, const Subject *subject, const Question *q, con
     return 0;
 }
 
-int security_refuse(Security *s, const Subject *subject, const Question *q, Verdict *ret,
-                    const AuditRecord **ret_record)
+static void note_refused(Security *s, const Subject *subject, const Question *q)
+{
+    char call[300];
+
+    snprintf(call, sizeof call, "%.127s.%.127s (%s)", strempty(q->interface), strempty(q->member),
+             kind_name(q->kind));
+    history_note(s->history, subject, q->permission, q->service, call, false, 1,
+                 security_boottime());
+}
+
+int security_record_refusal(Security *s, const Subject *subject, const Question *q, const Verdict *v,
+                            const AuditRecord **ret_record)
 {
     AuditRecord record;
     int r;
 
-    *ret = security_judge(s, subject, q);
     *ret_record = NULL;
-    if (ret->allowed)
-        return 0;
     s->statistics.denied++;
-    r = security_explain(s, subject, q, ret, &record);
+    r = security_explain(s, subject, q, v, &record);
     if (r < 0)
         return r;
+    note_refused(s, subject, q);
     r = audit_add(s->audit, &record, ret_record);
     audit_record_done(&record);
     return r;
 }
 
+int security_refuse(Security *s, const Subject *subject, const Question *q, Verdict *ret,
+                    const AuditRecord **ret_record)
+{
+    *ret = security_judge(s, subject, q);
+    *ret_record = NULL;
+    return ret->allowed ? 0 : security_record_refusal(s, subject, q, ret, ret_record);
+}
+
 void security_used(Security *s, const Subject *subject, const char *permission,
                    const char *service, uint64_t n)
 {
-    const Verdict v = policy_judge(s->policy, subject, permission);
+    const Verdict v = judge_now(s, subject, permission);
     const AuditRecord record = {
         .verdict = "allowed",
         .layer = 2,
@@ -497,6 +611,7 @@ void security_used(Security *s, const Subject *subject, const char *permission,
     };
 
     s->statistics.used += n;
+    history_note(s->history, subject, permission, service, NULL, true, n, security_boottime());
     (void)audit_count(s->audit, &record, n, NULL);
 }
 

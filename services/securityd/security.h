@@ -9,6 +9,8 @@
 
 #include "audit.h"
 #include "catalogue.h"
+#include "consent.h"
+#include "history.h"
 #include "node.h"
 #include "policy-read.h"
 #include "policy.h"
@@ -46,7 +48,8 @@ typedef struct Principal {
     char **own_roles;              /* of the token or certificate */
     char **roles;                  /* these and those of its user, as of `serial` */
     uint64_t serial;
-    bool encrypted;
+    bool encrypted, has_peer;
+    Network peer; /* its address */
     Credential credential;
     uint64_t expires;          /* as in Token */
     uint8_t hash[SHA256_SIZE]; /* of the credential: a later one of the same name is another */
@@ -69,6 +72,8 @@ typedef struct Security {
     Store *store;
     Nodes *nodes;
     Audit *audit;
+    History *history;
+    Consent *consent;
     hybus_page_writer *page;
     Throttle bearers, codes, logins, names; /* names: of users, for strangers */
     Sessions sessions;
@@ -80,6 +85,9 @@ typedef struct Security {
     char setup_code[SECURITY_CODE_SIZE + 1]; /* "" once claimed */
     uint64_t last_id;
     SecurityStatistics statistics;
+    Moment moment;           /* see security_moment() */
+    uint64_t wall_at, windows; /* when its wall clock was read; see policy_windows() */
+    Rates rates;
 } Security;
 
 int security_new(const SecuritySettings *settings, AuditSink sink, Security **ret);
@@ -94,6 +102,8 @@ uint64_t security_generation(const Security *s); /* accepted changes since the d
 uint32_t security_slot(const Subject *subject);
 /* Static buffer; "uid:1000", "user:alice", "anonymous". */
 const char *security_subject_name(const Subject *subject);
+/* All that a judgement of it depends on, as text: "uid=1000 gids=4,27". Static buffer. */
+const char *security_inputs(const Subject *subject);
 Subject security_remote_subject(const Principal *p); /* NULL: anonymous */
 
 /* The rules in force with one more, or without one. */
@@ -172,6 +182,16 @@ uint64_t security_next_expiry(Security *s);
 /* Moves the slots of principals whose tokens have expired since `since`. Whether there were any. */
 bool security_expire(Security *s, uint64_t since);
 
+/* What is known of now. Its wall clock never runs backwards, nor slower than CLOCK_BOOTTIME: a window of
+ * time that has closed is not opened again, nor kept open, by a clock that is set back. Good until the next
+ * call. */
+const Moment *security_moment(Security *s);
+/* Moves all slots when a window of time has opened or closed. Whether one has. */
+bool security_windows_moved(Security *s);
+/* µs until a window may open or close next; UINT64_MAX: no rule depends on the time. */
+uint64_t security_next_window(Security *s);
+/* Does the subject hold it now, without any particular call? */
+bool security_allows(Security *s, const Subject *subject, const char *permission);
 /* A login, in two steps between which the password is compared. Begin: -EAGAIN with *ret_wait. End: 1 and
  * the secret of a new session; -EKEYREJECTED; -EAGAIN; -EACCES (may not connect); -ENOBUFS. */
 typedef struct Login {
@@ -205,6 +225,9 @@ int security_explain(Security *s, const Subject *subject, const Question *q, con
 /* Judges and records a refusal; *ret_record is NULL when it is allowed. */
 int security_refuse(Security *s, const Subject *subject, const Question *q, Verdict *ret,
                     const AuditRecord **ret_record);
+/* Records a refusal that was decided elsewhere. */
+int security_record_refusal(Security *s, const Subject *subject, const Question *q, const Verdict *v,
+                            const AuditRecord **ret_record);
 /* What a filter has let pass: the first of each kind is recorded, the rest counted. */
 void security_used(Security *s, const Subject *subject, const char *permission,
                    const char *service, uint64_t n);

@@ -119,7 +119,7 @@ static int check_claim(Security *s, const Subject *caller, const char *code, uin
         return -EACCES;
     }
     if (s->store->claimed) {
-        if (policy_judge(s->policy, caller, "security.tokens").allowed)
+        if (security_allows(s, caller, "security.tokens"))
             return 0;
         (void)hybus_config_error_set(e, NULL, "this device has an administrator already");
         return -EACCES;

@@ -5,6 +5,8 @@
 
 #include <hybus/credentials.h>
 
+#include "condition.h"
+
 #define POLICY_GROUPS_MAX HYBUS_CREDENTIALS_GROUPS_MAX
 
 /* 1 to 64 of [a-z0-9_-], for users, tokens and roles */
@@ -17,7 +19,7 @@ int subject_parse(const char *word, char **ret);
 /* Nothing here is taken over. */
 typedef enum Knowledge { UNKNOWN = -1, NO = 0, YES = 1 } Knowledge;
 
-typedef struct Subject {
+struct Subject {
     bool unknown; /* a connection to the bus whose credentials nobody attests: it holds nothing */
     const char *bus_name; /* of an unknown one, and of a bound one */
     const struct Subject *behalf; /* for whom a bound connection acts: both must be allowed */
@@ -34,7 +36,9 @@ typedef struct Subject {
     bool ended;          /* its credentials are no longer good: it holds nothing, not even as anonymous */
     Knowledge encrypted;  /* of a remote one. What is unknown fulfils no grant and every deny */
     const char *protocol; /* NULL: unknown */
-} Subject;
+    const Network *peer;  /* its address; NULL: unknown */
+    const Moment *moment; /* what is known of the call; NULL: nothing */
+};
 
 /* Overflow and dynamic ids are shared or recycled: they never hold a grant. */
 bool uid_may_hold(uint32_t uid);

@@ -2,8 +2,10 @@
 /* What the bus really lets pass.
  *
  *     bus-pairs serve NAME…      owns the names and answers every call with nothing
+ *                                and prints "signal MEMBER", "reply" for each of these
  *     bus-pairs try < CALLS      a line "DESTINATION INTERFACE MEMBER" per call ("-": no
- * interface); prints "passed" or "refused" for each, in the same order
+ * interface); prints "passed" or "refused" for each, in the same order. "!signal DESTINATION MEMBER" and
+ * "!reply DESTINATION" send one that nobody asked for (and print "sent"), "!own NAME" asks for a name.
  *
  * "Passed" means that somebody other than the bus answered, whatever the answer was. */
 #include <errno.h>
@@ -15,6 +17,16 @@
 
 static int on_message(sd_bus_message *m, void *userdata, sd_bus_error *error)
 {
+    const char *sender = sd_bus_message_get_sender(m);
+    uint8_t type = 0;
+
+    (void)sd_bus_message_get_type(m, &type);
+    if (type == SD_BUS_MESSAGE_SIGNAL && sender && *sender == ':')
+        printf("signal %s\n", sd_bus_message_get_member(m));
+    if ((type == SD_BUS_MESSAGE_METHOD_RETURN || type == SD_BUS_MESSAGE_METHOD_ERROR) && sender &&
+        *sender == ':')
+        puts("reply");
+    fflush(stdout);
     return sd_bus_message_is_method_call(m, NULL, NULL) > 0 ? sd_bus_reply_method_return(m, NULL)
                                                             : 0;
 }
@@ -66,13 +78,64 @@ static int try_call(sd_bus *bus, const char *destination, const char *interface,
     return 0;
 }
 
+static int send_signal(sd_bus *bus, const char *destination, const char *member)
+{
+    sd_bus_message *m = NULL;
+    int r = sd_bus_message_new_signal(bus, &m, "/", "com.example.Probe1", member);
+
+    if (r >= 0)
+        r = sd_bus_message_set_destination(m, destination);
+    if (r >= 0)
+        r = sd_bus_send(bus, m, NULL);
+    sd_bus_message_unref(m);
+    puts("sent");
+    return r;
+}
+
+/* An answer to a call that was never made. */
+static int send_reply(sd_bus *bus, const char *destination)
+{
+    sd_bus_message *call = NULL, *reply = NULL;
+    int r = sd_bus_message_new_method_call(bus, &call, NULL, "/", "com.example.Probe1", "Nothing");
+
+    if (r >= 0)
+        r = sd_bus_message_seal(call, 77, 0);
+    if (r >= 0)
+        r = sd_bus_message_new_method_return(call, &reply);
+    if (r >= 0)
+        r = sd_bus_message_set_destination(reply, destination);
+    if (r >= 0)
+        r = sd_bus_send(bus, reply, NULL);
+    sd_bus_message_unref(call);
+    sd_bus_message_unref(reply);
+    puts("sent");
+    return r;
+}
+
+static int try_special(sd_bus *bus, const char *line)
+{
+    char name[300], member[300];
+    int r;
+
+    if (sscanf(line, "!signal %299s %299s", name, member) == 2)
+        return send_signal(bus, name, member);
+    if (sscanf(line, "!reply %299s", name) == 1)
+        return send_reply(bus, name);
+    if (sscanf(line, "!own %299s", name) != 1)
+        return -EINVAL;
+    r = sd_bus_request_name(bus, name, 0);
+    puts(r >= 0 || r == -EEXIST || r == -EALREADY ? "passed" : r == -EACCES ? "refused" : strerror(-r));
+    return 0;
+}
+
 static int try_all(sd_bus *bus)
 {
     char line[1024], destination[300], interface[300], member[300];
     int r = 0;
 
     while (r >= 0 && fgets(line, sizeof(line), stdin))
-        r = sscanf(line, "%299s %299s %299s", destination, interface, member) == 3
+        r = *line == '!' ? try_special(bus, line)
+            : sscanf(line, "%299s %299s %299s", destination, interface, member) == 3
                 ? try_call(bus, destination, interface, member)
                 : -EINVAL;
     return r;

@@ -49,6 +49,9 @@ def bus_error(device):
     return json.loads(answer)["data"]
 
 
+SERVERS = {}
+
+
 @pytest.fixture(scope="module")
 def services(device):
     """Two services that overlays describe and one that none does; everybody may send to them by their own
@@ -68,8 +71,9 @@ def services(device):
     # One process each: a rule for a name covers all that the name's owner is called.
     servers = [device.popen(program, "serve", name, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
                for name in SERVICES]
-    for server in servers:
+    for name, server in zip(SERVICES, servers, strict=True):
         assert server.stdout.readline() == "ready\n"
+        SERVERS[name] = server
     yield program
     for server in servers:
         server.terminate()
@@ -148,6 +152,29 @@ def test_agent_and_bus_agree(device, services, seed):
     finally:
         device.run("rm", "/etc/hybridos/policy.d/80-test-random.policy")
         device.run("h-policy", "reload", check=True)
+
+
+def test_what_nobody_grants_is_the_same_for_every_app_and_service(device, services):
+    """Signals pass (they ask for nothing), answers to no call do not, and no app owns a name but through its own
+    packaged file: whatever the policy says of the app."""
+    device.run("h-policy", "grant", "--id", "test-pairs", f"unix:{next(iter(APPS))}", "pump.*", check=True)
+    pairs = 0
+    try:
+        for user in APPS:
+            marks = [f"{user.replace('-', '_')}_{i}" for i in range(len(SERVICES))]
+            lines = "".join(f"!reply {name}\n!signal {name} {mark}\n" for name, mark in zip(SERVICES, marks))
+            names = ["org.hybridos.Endpoints1", "org.hybridos.Security1", "com.example.Nobodys1", "org.freedesktop.systemd1",
+                     f"org.hybridos.Test.{user.replace('-', '_')}"]
+            lines += "".join(f"!own {name}\n" for name in names)
+            done = device.run(services, "try", user=user, input=lines, check=True)
+            assert done.stdout.split() == ["sent"] * 2 * len(SERVICES) + ["refused"] * len(names), (user, done.stdout)
+            for name, mark in zip(SERVICES, marks):
+                # What comes before the mark would be the unrequested answer.
+                assert SERVERS[name].stdout.readline() == f"signal {mark}\n", (user, name)
+            pairs += len(lines.splitlines())
+    finally:
+        device.run("h-policy", "revoke", "test-pairs", check=True)
+    assert pairs >= 60
 
 
 def test_grant_opens_a_third_party_service_and_revoke_closes_it(device, app):

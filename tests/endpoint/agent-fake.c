@@ -102,6 +102,10 @@ static void answer_judge(hybus_agent *a, hybus_agent_question *q)
 
     a->judged++;
     v.allowed = name && granted(a, name, q->permissions[0]);
+    if (granted(a, "once", q->permissions[0])) {
+        v.allowed = v.once = true;
+        v.pass = (hybus_pass){.epoch = a->epoch, .stamp = a->stamp};
+    }
     f(&v, 0, q->userdata);
 }
 
@@ -207,6 +211,11 @@ void hybus_agent_question_cancel(hybus_agent_question *q)
 bool hybus_agent_row_current(hybus_agent *a, const hybus_row *row)
 {
     return a->alive && row->epoch == a->epoch && row->stamp == a->stamp;
+}
+
+bool hybus_agent_pass_current(hybus_agent *a, const hybus_pass *pass)
+{
+    return a->alive && pass->epoch == a->epoch && pass->stamp == a->stamp;
 }
 
 bool hybus_agent_alive(hybus_agent *a)

@@ -7,7 +7,8 @@
 #include <hybus/agent.h>
 
 hybus_agent *agent_fake_new(sd_event *event);
-/* Permissions as "principal permission"; a permission that ends in "*" is a prefix. */
+/* Permissions as "principal permission"; a permission that ends in "*" is a prefix. The principal "once":
+ * everybody's single requests. */
 void agent_fake_grant(hybus_agent *a, const char *principal, const char *permission);
 void agent_fake_revoke(hybus_agent *a, const char *principal, const char *permission);
 void agent_fake_change(hybus_agent *a);  /* moves the generation and tells the core */

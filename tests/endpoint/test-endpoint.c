@@ -96,6 +96,39 @@ static void test_requests_before_the_check(void **state)
     device_free(d);
 }
 
+/* What no row can hold is judged request by request, and one that was let through so ends with a change. */
+static void test_single_requests(void **state)
+{
+    device *d = device_new(NULL, NULL);
+    client c;
+    answer *a;
+    side *app;
+    uint32_t id;
+
+    agent_fake_grant(d->agent, "once", ALLOW_ALL);
+    registrar_channel(d, "/thermo", KEY);
+    app = app_attached(d, "/thermo", KEY);
+    client_new(d, &c, NULL);
+    for (unsigned i = 1; i <= 2; i++) {
+        a = request(&c, "GET", "/thermo", NULL, 0, true);
+        id = side_wait(d, app, CHANNEL_REQUEST)->stream;
+        assert_int_equal(agent_fake_judged(d->agent), i);
+        side_send(app, CHANNEL_RESPONSE, CHANNEL_END, 204, id, 0, NULL, 0);
+        wait_for(d, a->ended);
+        assert_int_equal(a->status, 204);
+        answer_free(a);
+    }
+    a = request(&c, "GET", "/thermo", NULL, 0, true);
+    (void)side_wait(d, app, CHANNEL_REQUEST);
+    agent_fake_change(d->agent);
+    wait_for(d, a->ended);
+    assert_int_equal(a->status, 401);
+    answer_free(a);
+    client_free(&c);
+    app_free(app);
+    device_free(d);
+}
+
 typedef struct listed {
     unsigned n;
     char text[256];
@@ -947,6 +980,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_round_trip),
         cmocka_unit_test(test_requests_before_the_check),
+        cmocka_unit_test(test_single_requests),
         cmocka_unit_test(test_listing),
         cmocka_unit_test(test_many_permissions),
         cmocka_unit_test(test_refusals),

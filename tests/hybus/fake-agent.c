@@ -172,6 +172,45 @@ static void answer_row(Child *c, json_t *question, int fd, json_t *o)
     send_json(fd, o, -1);
 }
 
+static bool is_on(Child *c, const char *mode)
+{
+    return json_is_true(json_object_get(c->held_ops, mode));
+}
+
+static void add_pass(Child *c, const json_t *question, json_t *o)
+{
+    char subject[32];
+    uint32_t slot = 0;
+
+    subject_text(question, subject, sizeof subject);
+    for (const char *s = subject; *s; s++)
+        slot = slot * 31 + (unsigned char)*s;
+    slot %= HYBUS_PAGE_SLOTS;
+    json_object_set_new(o, "once", json_true());
+    set_decimal(o, "epoch", hybus_page_writer_epoch(c->page));
+    set_decimal(o, "stamp", hybus_page_writer_slot(c->page, slot) - is_on(c, "stale"));
+    json_object_set_new(o, "slot", json_integer(slot));
+}
+
+/* Whether the single call is dealt with. */
+static bool answer_single(Child *c, json_t *question, int fd, json_t *o)
+{
+    json_t *arguments = json_object_get(question, "arguments");
+
+    if (is_on(c, "want") && json_is_false(arguments)) {
+        json_object_set_new(o, "allowed", json_false());
+        json_object_set_new(o, "want", json_string("arguments"));
+        json_object_set_new(o, "hide", json_pack("[i]", 0));
+    } else if (is_on(c, "once")) {
+        json_object_set_new(o, "allowed", json_true());
+        add_pass(c, question, o);
+    } else {
+        return false;
+    }
+    send_json(fd, o, -1);
+    return true;
+}
+
 static void answer_judge(Child *c, json_t *question, int fd, json_t *o)
 {
     static unsigned serial;
@@ -179,6 +218,8 @@ static void answer_judge(Child *c, json_t *question, int fd, json_t *o)
     bool yes = json_is_true(json_object_get(c->held_ops, "no judge")) ||
                allowed(c, question, json_string_value(json_object_get(question, "permission")));
 
+    if (json_is_true(json_object_get(question, "single")) && answer_single(c, question, fd, o))
+        return;
     json_object_set_new(o, "allowed", json_boolean(yes));
     if (!yes) {
         snprintf(audit, sizeof audit, "fake-%u", ++serial);
@@ -241,7 +282,16 @@ static void receive(Child *c, json_t *question, int fd)
         count(c->used, strempty(json_string_value(json_object_get(question, "audit"))),
               json_integer_value(json_object_get(question, "count")));
     }
-    if (!json_is_true(json_object_get(c->held_ops, op))) {
+    if (json_is_array(json_object_get(question, "arguments"))) {
+        char *text = json_dumps(json_object_get(question, "arguments"), JSON_COMPACT);
+
+        count(c->used, text, 1);
+        free(text);
+    }
+    if (streq(op, "judge") && is_on(c, "wait"))
+        send_json(fd, json_pack("{sO sb sI}", "id", json_object_get(question, "id"), "ok", 1, "wait",
+                                (json_int_t)60000000), -1);
+    else if (!json_is_true(json_object_get(c->held_ops, op))) {
         answer(c, question, fd);
         return;
     }

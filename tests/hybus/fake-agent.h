@@ -22,10 +22,12 @@ void fake_agent_kill(fake_agent *f);  /* SIGKILL; returns when it is dead */
 void fake_agent_allow(fake_agent *f, const char *subject, const char *permission, bool allowed);
 /* Moves the generation only, without telling anybody over the socket. */
 void fake_agent_bump(fake_agent *f);
-/* Keeps answers to `op` back until released. "no judge": every judgement allows. */
+/* Keeps answers to `op` back until released. "no judge": every judgement allows; "once": a single call may
+ * pass; "stale": with a pass that is overtaken; "want": its arguments are asked for, the first one only by
+ * its length; "wait": says that a person is asked, and keeps the answer until "judge" is released. */
 void fake_agent_hold(fake_agent *f, const char *op, bool hold);
 /* How often `op` was asked since the start. */
 unsigned fake_agent_count(fake_agent *f, const char *op);
-/* Sum of the counts told by "used" for the permission, or by "unjudged" for the reason or
- * the audit id. */
+/* Sum of the counts told by "used" for the permission, or by "unjudged" for the reason or the audit id; or how
+ * often these arguments (JSON) were judged. */
 unsigned fake_agent_used(fake_agent *f, const char *permission);

@@ -471,7 +471,7 @@ static void test_many_callers(void **state)
     for (size_t i = 0; i < CALLERS; i++)
         member_connect(f, &members[i]);
     member_connect(f, &refused);
-    fake_agent_hold(f->fake, "judge", true);
+    fake_agent_hold(f->fake, "wait", true); /* no deadline of the filter ends it meanwhile */
     assert_true(sd_bus_call_method_async(refused.bus, NULL, NAME, PATH, NAME, "Unannotated",
                                          on_answer, &waiting, "u", 1) >= 0);
     wait_count(f, "judge", 1);
@@ -495,7 +495,7 @@ static void test_many_callers(void **state)
     assert_string_equal(members[0].answer.error, "");
     assert_int_equal(fake_agent_count(f->fake, "row"), rows + 1);
     assert_false(waiting.done);
-    fake_agent_hold(f->fake, "judge", false);
+    fake_agent_hold(f->fake, "judge", false); /* answers */
     WAIT(f, waiting.done);
     assert_string_equal(waiting.error, HYBUS_ERROR_ACCESS_DENIED);
     for (size_t i = 0; i < CALLERS; i++)
@@ -634,6 +634,123 @@ static void test_caller_gone(void **state)
     assert_true(hybus_mediator_idle(f->mediator));
 }
 
+/* --- calls that are judged by themselves ------------------------------------------------------- */
+
+static void test_once(void **state)
+{
+    Fixture *f = *state;
+
+    fake_agent_hold(f->fake, "once", true);
+    assert_string_equal(add(f), "");
+    assert_string_equal(add(f), "");
+    assert_int_equal(f->n_added, 2);
+    assert_int_equal(fake_agent_count(f->fake, "judge"), 2); /* each by itself */
+    assert_int_equal(fake_agent_count(f->fake, "row"), 1);
+    fake_agent_hold(f->fake, "once", false);
+    assert_string_equal(add(f), HYBUS_ERROR_ACCESS_DENIED);
+    assert_int_equal(f->n_added, 2);
+    assert_true(hybus_mediator_idle(f->mediator));
+}
+
+/* A pass that a change of policy has overtaken lets nothing through, however often it is given. */
+static void test_once_overtaken(void **state)
+{
+    Fixture *f = *state;
+
+    fake_agent_hold(f->fake, "once", true);
+    fake_agent_hold(f->fake, "stale", true);
+    assert_string_equal(add(f), HYBUS_ERROR_POLICY_UNAVAILABLE);
+    assert_int_equal(f->n_added, 0);
+    assert_true(hybus_mediator_idle(f->mediator));
+}
+
+/* What follows it waits, so that the order stays. */
+static void test_once_keeps_the_order(void **state)
+{
+    Answer answers[8];
+    Fixture *f = *state;
+
+    fake_agent_hold(f->fake, "once", true);
+    for (unsigned i = 0; i < ELEMENTS(answers); i++)
+        send_add(f, &answers[i], i);
+    for (unsigned i = 0; i < ELEMENTS(answers); i++)
+        if (!answers[i].done)
+            WAIT(f, answers[i].done);
+    assert_int_equal(f->n_added, ELEMENTS(answers));
+    for (unsigned i = 0; i < ELEMENTS(answers); i++)
+        assert_string_equal(answers[i].error, "");
+    assert_true(hybus_mediator_idle(f->mediator));
+}
+
+static void test_arguments(void **state)
+{
+    Fixture *f = *state;
+
+    fake_agent_hold(f->fake, "want", true);
+    fake_agent_hold(f->fake, "once", true);
+    assert_string_equal(add(f), "");
+    assert_int_equal(fake_agent_count(f->fake, "judge"), 2);
+    assert_int_equal(fake_agent_used(f->fake, "[{\"secret\":0}]"), 1);
+    assert_string_equal(call(f, "org.freedesktop.DBus.Properties", "Set", "ssv", NAME, "Open", "s", "hello"),
+                        "");
+    assert_int_equal(fake_agent_used(f->fake, "[{\"secret\":5}]"), 1);
+}
+
+/* Longer than an ordinary question may take; the bounds for parked calls hold meanwhile. */
+static void test_waits_for_a_person(void **state)
+{
+    static Answer answers[HYBUS_MEDIATE_PARKED_PER_SENDER_MAX + 1];
+    Fixture *f = *state;
+    size_t i;
+
+    fake_agent_hold(f->fake, "once", true);
+    fake_agent_hold(f->fake, "wait", true);
+    for (i = 0; i < ELEMENTS(answers) - 1; i++)
+        send_add(f, &answers[i], (uint32_t)i);
+    WAIT(f, fake_agent_count(f->fake, "judge") == i);
+    send_add(f, &answers[i], (uint32_t)i);
+    WAIT(f, answers[i].done);
+    assert_string_equal(answers[i].error, HYBUS_ERROR_LIMIT_EXCEEDED);
+    assert_int_equal(f->n_added, 0);
+    fake_agent_hold(f->fake, "wait", false);
+    fake_agent_hold(f->fake, "judge", false); /* answers */
+    for (i = 0; i < ELEMENTS(answers) - 1; i++)
+        if (!answers[i].done)
+            WAIT(f, answers[i].done);
+    for (i = 0; i < ELEMENTS(answers) - 1; i++)
+        assert_string_equal(answers[i].error, "");
+    assert_int_equal(f->n_added, ELEMENTS(answers) - 1);
+    assert_true(hybus_mediator_idle(f->mediator));
+}
+
+/* The person need not be asked any longer, and an answer that comes all the same does nothing. */
+static void test_gone_while_a_person_is_asked(void **state)
+{
+    Fixture *f = *state;
+    sd_bus *gone = private_bus_connect(f->bus_process, NULL);
+    sd_bus_message *m = NULL;
+
+    fake_agent_hold(f->fake, "once", true);
+    fake_agent_hold(f->fake, "wait", true);
+    assert_true(sd_bus_message_new_method_call(gone, &m, NAME, PATH, NAME, "Add") >= 0);
+    assert_true(sd_bus_message_append(m, "u", 77) >= 0);
+    assert_true(sd_bus_send(gone, m, NULL) >= 0);
+    assert_true(sd_bus_flush(gone) >= 0);
+    sd_bus_message_unref(m);
+    WAIT(f, fake_agent_count(f->fake, "judge") == 1);
+    /* The word that somebody is asked has arrived when the answer to a later question has. */
+    fake_agent_hold(f->fake, "wait", false);
+    assert_string_equal(add(f), "");
+    sd_bus_close_unref(gone);
+    WAIT(f, fake_agent_count(f->fake, "withdraw") == 1);
+    fake_agent_hold(f->fake, "judge", false);
+    assert_string_equal(add(f), "");
+    assert_int_equal(f->n_added, 2);
+    for (size_t i = 0; i < f->n_added; i++)
+        assert_int_not_equal(f->added[i], 77);
+    assert_true(hybus_mediator_idle(f->mediator));
+}
+
 /* In a child under strict seccomp any system call but exit kills: a hit makes none. */
 static void test_no_system_call(void **state)
 {
@@ -694,6 +811,12 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_killed, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_killed_and_stricter, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_caller_gone, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_once, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_once_overtaken, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_once_keeps_the_order, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_arguments, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_waits_for_a_person, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_gone_while_a_person_is_asked, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_no_system_call, set_up, tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
