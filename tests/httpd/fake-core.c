@@ -142,6 +142,8 @@ int endpoint_peer_new_like(const endpoint_peer *like, const hybus_connection *co
 
 void endpoint_peer_free(endpoint_peer *p)
 {
+    if (!p)
+        return;
     sd_event_source_disable_unref(p->check);
     free(p);
 }
