@@ -88,6 +88,8 @@ void hybridos_unregister(hybridos_endpoint *e);
 /* A rule is "METHODS SUBPATH PERMISSION", for example "GET,HEAD /public endpoint.public". */
 int hybridos_endpoint_rule(hybridos_endpoint *e, const char *rule);
 int hybridos_endpoint_title(hybridos_endpoint *e, const char *title);
+/* How links to it are described (RFC 6690), for example "rt=\"temperature\";if=sensor;ct=50". */
+int hybridos_endpoint_attributes(hybridos_endpoint *e, const char *attributes);
 /* Replaces another program of the same user that holds the namespace. */
 void hybridos_endpoint_takeover(hybridos_endpoint *e);
 

@@ -100,7 +100,7 @@ enum endpoint_state {
 struct hybridos_endpoint {
     hybridos_endpoint *next;
     hybridos_app *app;
-    char *namespace_, *title, *reason;
+    char *namespace_, *title, *attributes, *reason;
     char *rules[RULES_MAX];
     size_t n_rules;
     bool takeover, removed;

@@ -73,6 +73,7 @@ void endpoint_free(hybridos_endpoint *e)
         free(e->rules[i]);
     free(e->namespace_);
     free(e->title);
+    free(e->attributes);
     free(e->reason);
     free(e);
 }
@@ -106,18 +107,28 @@ int hybridos_endpoint_rule(hybridos_endpoint *e, const char *rule)
     return 0;
 }
 
-int hybridos_endpoint_title(hybridos_endpoint *e, const char *title)
+static int set_text(hybridos_endpoint *e, char **field, const char *text, size_t most)
 {
     if (e->state != ENDPOINT_NEW)
         return -EBUSY;
-    if (strlen(title) > 256)
+    if (strlen(text) > most)
         return -EINVAL;
-    char *copy = strdup(title);
+    char *copy = strdup(text);
     if (!copy)
         return -ENOMEM;
-    free(e->title);
-    e->title = copy;
+    free(*field);
+    *field = copy;
     return 0;
+}
+
+int hybridos_endpoint_title(hybridos_endpoint *e, const char *title)
+{
+    return set_text(e, &e->title, title, 256);
+}
+
+int hybridos_endpoint_attributes(hybridos_endpoint *e, const char *attributes)
+{
+    return set_text(e, &e->attributes, attributes, 512);
 }
 
 void hybridos_endpoint_takeover(hybridos_endpoint *e)
@@ -187,6 +198,8 @@ static void ask(hybridos_app *app, hybridos_endpoint *e)
         wire_put_field(out, ":rule", e->rules[i]);
     if (e->title)
         wire_put_field(out, ":title", e->title);
+    if (e->attributes)
+        wire_put_field(out, ":attributes", e->attributes);
     if (e->takeover)
         wire_put_field(out, ":takeover", "1");
     wire_finish(out, at, CHANNEL_REGISTER, 0, 0, e->id, 0);

@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "coap-bus.h"
 
+#include "coap-node.h"
+
+#include <hybus/error.h>
 #include <hybus/log.h>
 
 #define OBJECT "/org/hybridos/Coap1"
@@ -79,8 +82,54 @@ static int get_observers(sd_bus *bus, const char *path, const char *interface, c
     return sd_bus_message_append(reply, "t", (uint64_t)d->n_observers);
 }
 
+static int append_node(sd_bus_message *reply, const directory_node *n, uint64_t now)
+{
+    const CoapdNode *node = n->userdata;
+
+    return sd_bus_message_append(reply, "(ssssutb)", n->name, n->principal, node->base, n->type,
+                                 (uint32_t)n->n_links,
+                                 n->expires_usec > now ? (n->expires_usec - now) / 1000000u : 0,
+                                 node->session && !coapd_upstream_asleep(node->session));
+}
+
+static int method_list_nodes(sd_bus_message *m, void *userdata, sd_bus_error *error)
+{
+    _cleanup_(sd_bus_message_unrefp) sd_bus_message *reply = NULL;
+    Coapd *d = userdata;
+    uint64_t now = timer_now();
+    int r = sd_bus_message_new_method_return(m, &reply);
+
+    if (r >= 0)
+        r = sd_bus_message_open_container(reply, 'a', "(ssssutb)");
+    list_for_each(p, &d->directory.nodes)
+    {
+        if (r >= 0)
+            r = append_node(reply, list_entry(p, directory_node, node), now);
+    }
+    if (r >= 0)
+        r = sd_bus_message_close_container(reply);
+    return r < 0 ? r : sd_bus_send(NULL, reply, NULL);
+}
+
+static int method_remove_node(sd_bus_message *m, void *userdata, sd_bus_error *error)
+{
+    const char *name;
+    int r = sd_bus_message_read(m, "s", &name);
+
+    if (r < 0)
+        return r;
+    r = coapd_rd_remove(userdata, name);
+    if (r < 0)
+        return hybus_error_set(error, r, "There is no such node.");
+    return sd_bus_reply_method_return(m, NULL);
+}
+
 static const sd_bus_vtable vtable[] = {
     SD_BUS_VTABLE_START(0),
+    SD_BUS_METHOD_WITH_ARGS("ListNodes", SD_BUS_NO_ARGS, SD_BUS_RESULT("a(ssssutb)", nodes),
+                            method_list_nodes, SD_BUS_VTABLE_UNPRIVILEGED),
+    SD_BUS_METHOD_WITH_ARGS("RemoveNode", SD_BUS_ARGS("s", name), SD_BUS_NO_RESULT,
+                            method_remove_node, SD_BUS_VTABLE_UNPRIVILEGED),
     SD_BUS_PROPERTY("Open", "b", get_open, 0, SD_BUS_VTABLE_PROPERTY_EMITS_INVALIDATION),
     SD_BUS_PROPERTY("Observers", "t", get_observers, 0, 0),
     SD_BUS_VTABLE_END,

@@ -37,6 +37,7 @@ void coapd_echo_begin(CoapdSession *s)
     bool local = endpoint_address_is_loopback(&s->remote);
 
     s->verified = streq(verify, "never") || (local && streq(verify, "remote"));
+    s->proven = s->verified;
     if (!s->verified)
         coap_session_set_max_retransmit(s->session, RETRANSMISSIONS);
 }
@@ -69,13 +70,15 @@ void coapd_echo_check(CoapdSession *s, const uint8_t *echo, size_t size)
     uint8_t expected[COAPD_ECHO_SIZE];
     uint32_t seconds = 0;
 
-    if (s->verified || size != sizeof(expected))
+    if (s->proven || size != sizeof(expected))
         return;
     for (int i = 0; i < 4; i++)
         seconds = seconds << 8 | echo[i];
     sign(s, seconds, expected);
-    if (CRYPTO_memcmp(expected, echo, size) == 0 && seconds_now() - seconds <= LIFETIME_SECONDS)
-        coapd_verified(s);
+    if (CRYPTO_memcmp(expected, echo, size) != 0 || seconds_now() - seconds > LIFETIME_SECONDS)
+        return;
+    s->proven = true;
+    coapd_verified(s);
 }
 
 uint8_t coapd_echo_szx(const CoapdSession *s, uint8_t szx, size_t request_size)

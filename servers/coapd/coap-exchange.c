@@ -4,7 +4,7 @@
  * client has not asked for it, and the responder is given credit as it does. A responder that takes
  * its time makes the answer a separate one. */
 
-#include "coapd.h"
+#include "coap-node.h"
 
 #include <openssl/rand.h>
 
@@ -132,6 +132,7 @@ void coapd_exchange_free(CoapdExchange *x)
     list_remove(&x->idle);
     if (x->observer)
         coapd_observer_free(TAKE_PTR(x->observer));
+    coapd_rd_forget(x);
     endpoint_request_free(x->request);
     s->coapd->held -= x->body_room;
     free(x->body);
@@ -419,6 +420,30 @@ static void progress(CoapdExchange *x)
     finish(x, &a);
 }
 
+void coapd_exchange_answer(CoapdExchange *x, const coapd_answer *a)
+{
+    if (hold(x, a->payload, a->payload_size) < 0) {
+        finish_refused(x, UNAVAILABLE);
+        return;
+    }
+    x->answer = *a;
+    x->answer.payload = NULL;
+    x->answer.payload_size = 0;
+    x->replied = x->ended = true;
+    progress(x);
+}
+
+void coapd_exchange_finish(CoapdExchange *x, const coapd_answer *a)
+{
+    coapd_answer copy = *a;
+
+    x->body_size = 0;
+    x->ended = true;
+    if (!x->session->verified)
+        copy.payload_size = MIN_OF(copy.payload_size, 2 * x->request_size);
+    finish(x, &copy);
+}
+
 void coapd_exchange_decided(CoapdSession *s, const CoapdObserver *o)
 {
     list_for_each(n, &s->exchanges)
@@ -648,10 +673,19 @@ static void ask_converted(CoapdExchange *x, const coapd_question *q, const void 
     free(json);
 }
 
+static void ask_directory(CoapdExchange *x, const coapd_question *q, const void *data, size_t size)
+{
+    x->collecting = x->uploading = false;
+    x->body_size = 0; /* it was the request's, and is copied */
+    coapd_rd_ask(x, q, data, size);
+}
+
 static void collect(CoapdExchange *x, const coapd_question *q)
 {
     size_t most = MIN_OF(x->session->coapd->settings->body, (uint64_t)COAPD_CONVERT_MAX);
 
+    if (coapd_rd_path(x->session->coapd, q->path))
+        most = x->session->coapd->settings->node_link_bytes;
     x->collecting = x->uploading = true;
     if (q->payload_size > most - x->body_size || hold(x, q->payload, q->payload_size) < 0) {
         finish_refused(x, TOO_LARGE);
@@ -660,6 +694,8 @@ static void collect(CoapdExchange *x, const coapd_question *q)
     x->uploaded += q->payload_size;
     if (q->block1.more)
         answer_continue(x);
+    else if (coapd_rd_path(x->session->coapd, q->path))
+        ask_directory(x, q, x->body, x->body_size);
     else
         ask_converted(x, q, x->body, x->body_size);
 }
@@ -747,7 +783,7 @@ static void answer_links(CoapdExchange *x)
         r = hold(x, text, size);
     free(text);
     if (r < 0) {
-        finish_refused(x, UNAVAILABLE);
+        finish_refused(x, r == -EINVAL ? COAP_RESPONSE_CODE(400) : UNAVAILABLE);
         return;
     }
     x->answer = COAPD_ANSWER(COAP_RESPONSE_CODE(205));
@@ -780,6 +816,7 @@ static void begin(CoapdSession *s, coapd_message *m, const coapd_question *q)
 {
     CoapdExchange *old = find(s, q->key), *x;
     coap_pdu_code_t refused;
+    bool rd;
 
     /* Asked anew. Two messages that ask the same at the same time are answered both. */
     if (old && !old->waiting)
@@ -793,10 +830,15 @@ static void begin(CoapdSession *s, coapd_message *m, const coapd_question *q)
         return;
     }
     take_question(x, m, q);
-    if (q->observe == 0 && streq(q->method, "GET") && !streq(q->path, COAPD_WELL_KNOWN))
+    rd = coapd_rd_path(s->coapd, q->path);
+    if (q->observe == 0 && streq(q->method, "GET") && !rd && !streq(q->path, COAPD_WELL_KNOWN))
         x->observer = coapd_observer_new(x, q);
     if (streq(q->path, COAPD_WELL_KNOWN))
         list_links(x, q);
+    else if (rd && q->block1.there)
+        collect(x, q);
+    else if (rd)
+        ask_directory(x, q, q->payload, q->payload_size);
     else if (is_converted(s, q) && q->block1.there)
         collect(x, q);
     else if (is_converted(s, q))
@@ -894,7 +936,8 @@ void coapd_take_request(CoapdSession *s, const coap_pdu_t *request)
     coapd_session_hold(s);
     if (q.echo)
         coapd_echo_check(s, q.echo, q.echo_size);
-    if (q.observe >= 0)
+    /* Who fetches further blocks and says Observe again (some do) means the same observation. */
+    if (q.observe == 1 || (q.observe == 0 && q.block2.number == 0))
         coapd_observer_cancel(s, &m);
     if (refused) {
         d->counters.malformed++;
@@ -919,12 +962,22 @@ void coapd_on_request(coap_resource_t *resource, coap_session_t *session, const 
         coapd_take_request(s, request);
 }
 
+/* Few clients begin again when a representation changes under their hands: who has just been given
+ * a block has some time to ask for the next, and longer when it has asked for one before. */
+static bool is_being_fetched(const CoapdExchange *x)
+{
+    uint64_t since = timer_now() + COAPD_LINGER_USEC - x->linger.when;
+
+    return !list_empty(&x->linger.node) &&
+           since < (x->wanted > 0 ? COAPD_FETCH_USEC : COAPD_FETCH_USEC / 4);
+}
+
 int coapd_exchange_of_value(CoapdSession *s, uint64_t key, const void *body, size_t size,
                             uint8_t szx, coapd_answer *a)
 {
     CoapdExchange *x = find(s, key);
 
-    if (x && x->waiting)
+    if (x && (x->waiting || is_being_fetched(x)))
         return -EBUSY;
     if (x)
         coapd_exchange_free(x);

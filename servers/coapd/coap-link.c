@@ -2,65 +2,58 @@
 /* What there is to see (RFC 6690): the namespaces that this client may read, and nothing of others.
  */
 
-#include "coapd.h"
-
-typedef struct filter {
-    char name[16], value[256];
-    bool there, prefix;
-} filter;
+#include "coap-node.h"
 
 typedef struct document {
     FILE *file;
-    filter filter;
+    coapd_filters filters;
     size_t links;
 } document;
 
-static int hex(char c)
+/* As link format has it, so that it is read as everybody reads it. */
+static bool has_attribute(const coapd_filter *f, const endpoint_listing *l)
 {
-    return c >= '0' && c <= '9' ? c - '0' : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+    char text[640], value[COAPD_LINK_VALUE_MAX + 1];
+    const coapd_attribute *a;
+    const char *at = text;
+    coapd_link link;
+
+    snprintf(text, sizeof(text), "<>;%s", l->attributes);
+    if (coapd_link_next(&at, text + strlen(text), &link) <= 0 || !(a = coapd_link_find(&link, f->name)))
+        return false;
+    coapd_link_unquote(a->value, value);
+    return coapd_filter_value(f, value);
 }
 
-/* An attribute's name and its value, or the beginning of one and a star. */
-static void parse_filter(const char *query, filter *f)
+static bool is_wanted(const coapd_filters *filters, const endpoint_listing *l)
 {
-    const char *equals = strchr(query, '=');
-    size_t n = equals ? (size_t)(equals - query) : 0, size = 0;
+    for (size_t i = 0; i < filters->n; i++) {
+        const coapd_filter *f = &filters->list[i];
 
-    if (n == 0 || n >= sizeof(f->name))
-        return;
-    memcpy(f->name, query, n);
-    for (const char *p = equals + 1; *p && *p != '&' && size + 1 < sizeof(f->value); p++) {
-        bool escaped = *p == '%' && hex(p[1]) >= 0 && hex(p[2]) >= 0;
-
-        f->value[size++] = escaped ? (char)(hex(p[1]) << 4 | hex(p[2])) : *p;
-        p += escaped ? 2 : 0;
+        if (!(streq(f->name, "href") && coapd_filter_text(f, l->namespace)) &&
+            !(streq(f->name, "title") && l->title && coapd_filter_text(f, l->title)) &&
+            !(l->attributes && has_attribute(f, l)))
+            return false;
     }
-    f->there = true;
-    f->prefix = size > 0 && f->value[size - 1] == '*';
-    f->value[size - f->prefix] = 0;
+    return true;
 }
 
-static bool matches(const filter *f, const char *value)
+static void write_attributes(FILE *file, const char *attributes)
 {
-    return f->prefix ? startswith(value, f->value) != NULL : streq(value, f->value);
-}
+    char text[640], name[COAPD_LINK_NAME_MAX + 1], value[COAPD_LINK_VALUE_MAX + 1];
+    const char *at = text;
+    coapd_link link;
 
-static bool is_wanted(const filter *f, const endpoint_listing *l)
-{
-    if (!f->there)
-        return true;
-    if (streq(f->name, "href"))
-        return matches(f, l->namespace);
-    return streq(f->name, "title") && l->title && matches(f, l->title);
-}
+    snprintf(text, sizeof(text), "<>;%s", attributes);
+    if (coapd_link_next(&at, text + strlen(text), &link) <= 0)
+        return;
+    for (size_t i = 0; i < link.n; i++) {
+        const coapd_attribute *a = &link.attributes[i];
 
-static void write_quoted(FILE *file, const char *text)
-{
-    for (; *text; text++) {
-        if (*text == '"' || *text == '\\')
-            putc('\\', file);
-        if ((unsigned char)*text >= 0x20 && *text != 0x7f)
-            putc(*text, file);
+        snprintf(name, sizeof(name), "%.*s", (int)a->name.size, a->name.base);
+        coapd_link_unquote(a->value, value);
+        if (!streq(name, "obs")) /* said of all */
+            coapd_link_write(file, name, a->value.base ? value : NULL);
     }
 }
 
@@ -68,14 +61,13 @@ static void each(const endpoint_listing *l, void *userdata)
 {
     document *d = userdata;
 
-    if (!is_wanted(&d->filter, l))
+    if (!is_wanted(&d->filters, l))
         return;
     fprintf(d->file, "%s<%s>", d->links++ ? "," : "", l->namespace);
-    if (l->title && *l->title) {
-        fputs(";title=\"", d->file);
-        write_quoted(d->file, l->title);
-        putc('"', d->file);
-    }
+    if (l->title && *l->title)
+        coapd_link_write(d->file, "title", l->title);
+    if (l->attributes)
+        write_attributes(d->file, l->attributes);
     fputs(";obs", d->file);
 }
 
@@ -86,11 +78,15 @@ int coapd_links(CoapdSession *s, const char *query, char **ret, size_t *ret_size
     size_t size = 0;
     int r;
 
-    parse_filter(query, &d.filter);
+    /* A query that cannot be understood finds nothing, rather than everything. */
+    if (coapd_filters_parse(query, &d.filters) < 0)
+        return -EINVAL;
     d.file = open_memstream(&text, &size);
     if (!d.file)
         return -ENOMEM;
     r = endpoint_peer_list(s->peer, each, &d);
+    if (r >= 0)
+        d.links = coapd_rd_links(s->coapd, &d.filters, d.file, d.links);
     if (fclose(d.file) != 0 && r >= 0)
         r = -ENOMEM;
     if (r < 0) {

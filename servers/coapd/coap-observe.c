@@ -178,7 +178,9 @@ static void push_value(CoapdObserver *o)
         (void)push(o, &a, must_confirm(o, timer_now()));
         value_unref(v);
     } else {
-        o->value = v; /* its client fetches the one before; the next one comes */
+        o->value = v; /* its client fetches the one before */
+        timer_start(&o->session->coapd->timers, TIMERS_SHORT, &o->later,
+                    timer_now() + COAPD_FETCH_USEC / 4);
     }
 }
 

@@ -5,7 +5,7 @@
  * at the head of each datagram before the library takes it. What is encrypted comes on a road of
  * ours (coap-dtls.c), which sees it. */
 
-#include "coapd.h"
+#include "coap-node.h"
 
 #define TYPE_ACKNOWLEDGEMENT 2
 #define TYPE_RESET 3
@@ -26,7 +26,7 @@ int coapd_peek_find(const endpoint_address *a, int type)
 }
 
 typedef struct head {
-    bool reset;
+    bool reset, empty;
     coap_mid_t mid;
 } head;
 
@@ -36,10 +36,14 @@ static void tell(CoapdSession *s, void *userdata)
 
     if (!s->session)
         return;
+    coapd_session_hold(s);
     if (h->reset)
         coapd_observer_lost(s, h->mid, true);
     else
         coapd_observer_acknowledged(s, h->mid);
+    if (h->empty && !h->reset)
+        coapd_upstream_acknowledged(s, h->mid);
+    coapd_session_release(s);
 }
 
 static void peek(Coapd *d, int fd)
@@ -53,7 +57,7 @@ static void peek(Coapd *d, int fd)
 
     if (n < 4 || bytes[0] >> 6 != 1 || type < TYPE_ACKNOWLEDGEMENT)
         return;
-    h = (head){.reset = type == TYPE_RESET, .mid = bytes[2] << 8 | bytes[3]};
+    h = (head){.reset = type == TYPE_RESET, .empty = bytes[1] == 0, .mid = bytes[2] << 8 | bytes[3]};
     coapd_session_each_of(d, &from.sa, tell, &h);
 }
 

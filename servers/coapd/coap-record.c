@@ -10,15 +10,27 @@ struct CoapdRecord {
     uint64_t when;
     coap_mid_t mid;
     bool idempotent, acknowledged, answered;
-    coapd_answer answer; /* its payload follows */
-    uint8_t payload[];
+    coapd_answer *answer; /* its payload follows it; NULL: none, or it is not said again */
 };
+
+static size_t bytes_of(const CoapdRecord *r)
+{
+    return sizeof(*r) + (r->answer ? sizeof(*r->answer) + r->answer->payload_size : 0);
+}
+
+/* How many records there are for ids that end alike: most messages are new, and need no search. */
+static uint8_t *count_of(CoapdSession *s, coap_mid_t mid)
+{
+    return &s->record_counts[(unsigned)mid % ELEMENTS(s->record_counts)];
+}
 
 static void record_free(CoapdSession *s, CoapdRecord *r)
 {
-    s->coapd->record_bytes -= sizeof(*r) + r->answer.payload_size;
+    s->coapd->record_bytes -= bytes_of(r);
     s->n_records--;
+    --*count_of(s, r->mid);
     list_remove(&r->node);
+    free(r->answer);
     free(r);
 }
 
@@ -28,10 +40,12 @@ void coapd_records_free(CoapdSession *s)
         record_free(s, list_entry(s->records.next, CoapdRecord, node));
 }
 
+/* The newest first: what is answered has mostly just come. */
 static CoapdRecord *find(CoapdSession *s, coap_mid_t mid)
 {
-    list_for_each(n, &s->records)
-    {
+    if (*count_of(s, mid) == 0)
+        return NULL;
+    for (list *n = s->records.prev; n != &s->records; n = n->prev) {
         CoapdRecord *r = list_entry(n, CoapdRecord, node);
         if (r->mid == mid)
             return r;
@@ -76,31 +90,56 @@ static void make_room(CoapdSession *s, size_t size)
     }
 }
 
-static void keep(CoapdSession *s, const coapd_message *m, const coapd_answer *a, bool answered)
+static coapd_answer *copy_answer(const coapd_answer *a)
 {
-    size_t size = a ? a->payload_size : 0;
+    coapd_answer *copy = malloc(sizeof(*copy) + a->payload_size);
+
+    if (!copy)
+        return NULL;
+    *copy = *a;
+    copy->payload = copy + 1;
+    if (a->payload_size > 0)
+        memcpy(copy + 1, a->payload, a->payload_size);
+    return copy;
+}
+
+/* There is one already, unless it had to go meanwhile. */
+static CoapdRecord *get(CoapdSession *s, const coapd_message *m, size_t size)
+{
     CoapdRecord *r = find(s, m->mid);
 
-    if (r)
-        record_free(s, r);
-    make_room(s, sizeof(*r) + size);
-    r = calloc(1, sizeof(*r) + size);
-    if (!r)
-        return;
-    r->when = timer_now();
-    r->mid = m->mid;
-    r->idempotent = m->idempotent;
-    r->acknowledged = m->acknowledged;
-    r->answered = answered;
-    if (a) {
-        r->answer = *a;
-        if (size > 0)
-            memcpy(r->payload, a->payload, size);
-        r->answer.payload = r->payload;
+    if (r) {
+        list_remove(&r->node); /* so that it does not make room for itself */
+        s->n_records--;
+    }
+    make_room(s, size);
+    if (!r) {
+        r = calloc(1, sizeof(*r));
+        if (!r)
+            return NULL;
+        r->mid = m->mid;
+        ++*count_of(s, m->mid);
+        s->coapd->record_bytes += bytes_of(r);
     }
     list_append(&s->records, &r->node);
     s->n_records++;
-    s->coapd->record_bytes += sizeof(*r) + size;
+    return r;
+}
+
+static void keep(CoapdSession *s, const coapd_message *m, const coapd_answer *a, bool answered)
+{
+    CoapdRecord *r = get(s, m, sizeof(*r) + (a ? sizeof(*a) + a->payload_size : 0));
+
+    if (!r)
+        return;
+    r->when = timer_now();
+    r->idempotent = m->idempotent;
+    r->acknowledged = m->acknowledged;
+    r->answered = answered;
+    s->coapd->record_bytes -= bytes_of(r);
+    free(r->answer);
+    r->answer = a ? copy_answer(a) : NULL;
+    s->coapd->record_bytes += bytes_of(r);
 }
 
 void coapd_record_new(CoapdSession *s, const coapd_message *m)
@@ -144,8 +183,8 @@ bool coapd_record_again(CoapdSession *s, const coapd_message *m)
         return true;
     if (r->acknowledged)
         send_empty(s, m->mid); /* the library sends the answer again by itself */
-    else if (r->answered)
-        (void)send_answer(s, m, &r->answer, COAP_MESSAGE_ACK, m->mid);
+    else if (r->answered && r->answer)
+        (void)send_answer(s, m, r->answer, COAP_MESSAGE_ACK, m->mid);
     return true;
 }
 

@@ -3,6 +3,7 @@
  * and forgets the oldest; those in use are held, and bounded by what they do. */
 
 #include "coap-connection.h"
+#include "coap-node.h"
 
 #include <openssl/rand.h>
 #include <time.h>
@@ -109,6 +110,8 @@ static CoapdSession *session_new(Coapd *d, const coapd_road *road, const endpoin
     list_init(&s->exchanges);
     list_init(&s->observers);
     list_init(&s->records);
+    list_init(&s->nodes);
+    list_init(&s->upstream);
     endpoint_address_format(&remote->sa, s->peer_name);
     endpoint_address_format_host(&local->sa, s->local_name);
     link_session(d, s);
@@ -189,11 +192,14 @@ void coapd_session_release(CoapdSession *s)
 void coapd_session_end(CoapdSession *s)
 {
     coapd_session_hold(s);
+    coapd_rd_session_over(s);
+    coapd_upstream_session_over(s);
     while (!list_empty(&s->observers))
         coapd_observer_free((CoapdObserver *)s->observers.next);
     while (!list_empty(&s->exchanges))
         coapd_exchange_free(list_entry(s->exchanges.next, CoapdExchange, node));
     coapd_records_free(s);
+    s->checked = false;
     if (s->peer)
         endpoint_peer_free(TAKE_PTR(s->peer));
     coapd_session_release(s);
@@ -248,6 +254,7 @@ static void on_checked(endpoint_peer *peer, int error, uint64_t retry_usec, void
 {
     CoapdSession *s = userdata;
 
+    s->checked = error >= 0;
     s->dead = error < 0; /* its peer cannot go from within its own check */
     if (error == 0 && !s->session && !s->closed && !s->counted && !endpoint_peer_anonymous(peer)) {
         s->counted = true;
@@ -297,9 +304,13 @@ coap_pdu_code_t coapd_session_admit(CoapdSession *s)
         coapd_session_end(s);
         s->dead = false;
     }
-    if (s->peer || (s->session && s->coapd->stranger &&
-                    endpoint_peer_new_like(s->coapd->stranger, &connection, &ops, s, &s->peer) >= 0))
+    if (s->peer)
         return 0;
+    if (s->session && s->coapd->stranger &&
+        endpoint_peer_new_like(s->coapd->stranger, &connection, &ops, s, &s->peer) >= 0) {
+        s->checked = true;
+        return 0;
+    }
     if (endpoint_peer_new(s->coapd->core, &connection, &ops, s, &s->peer) < 0)
         return COAP_RESPONSE_CODE(503);
     return 0;

@@ -3,6 +3,7 @@
  * epoll descriptor, which has its timer in it, stands in sd-event. */
 
 #include "coap-connection.h"
+#include "coap-node.h"
 
 #include <hybus/log.h>
 #include <openssl/rand.h>
@@ -35,6 +36,15 @@ const hybus_setting coapd_setting_table[] = {
     SETTING("timeouts", "Idle", SECONDS, idle, "300s", 10000000, 86400000000u),
     SETTING("abuse", "Verify", STRING, verify, "remote", 0, 0),
     SETTING("convert", "Requests", BOOL, convert, "yes", 0, 0),
+    SETTING("nodes", "Nodes", UINT, nodes, "64", 0, DIRECTORY_NODES_MAX),
+    SETTING("nodes", "NodesPerClient", UINT, nodes_owner, "8", 1, DIRECTORY_NODES_MAX),
+    SETTING("nodes", "Links", UINT, node_links, "64", 1, 1024),
+    SETTING("nodes", "LinkBytes", BYTES, node_link_bytes, "16K", 256, 256u << 10),
+    SETTING("nodes", "Lifetime", SECONDS, node_lifetime, "2592000s", 60000000, 2592000000000u),
+    SETTING("nodes", "Loopback", BOOL, node_loopback, "no", 0, 0),
+    SETTING("nodes", "Timeout", SECONDS, node_timeout, "10s", 100000, 3600000000u),
+    SETTING("nodes", "Stale", SECONDS, node_stale, "86400s", 0, 2592000000000u),
+    SETTING("nodes", "Cache", BYTES, node_cache, "1M", 0, 64u << 20),
     SETTING("observe", "Confirm", SECONDS, confirm, "60s", 1000000, 86400000000u),
     {},
 };
@@ -81,8 +91,12 @@ static void on_nack(coap_session_t *session, const coap_pdu_t *sent,
 {
     CoapdSession *s = coap_session_get_app_data(session);
 
-    if (s && reason != COAP_NACK_ICMP_ISSUE)
-        coapd_observer_lost(s, mid, reason == COAP_NACK_RST);
+    if (!s || reason == COAP_NACK_ICMP_ISSUE)
+        return;
+    coapd_session_hold(s);
+    coapd_observer_lost(s, mid, reason == COAP_NACK_RST);
+    coapd_upstream_failed(s, mid, reason != COAP_NACK_TOO_MANY_RETRIES);
+    coapd_session_release(s);
 }
 
 /* --- the loop -----------------------------------------------------------------------------------
@@ -111,7 +125,7 @@ static int on_io(sd_event_source *source, int fd, uint32_t revents, void *userda
 
         if (n <= 0)
             break;
-        if (d->n_observers > 0)
+        if (d->n_observers > 0 || d->n_upstream > 0)
             coapd_peek(d);
         coap_io_do_epoll(d->context, events, (size_t)n);
     }
@@ -128,12 +142,32 @@ static void on_policy_changed(hybus_agent *agent, uint64_t generation, void *use
     coapd_nodes_fetch(userdata, on_policy_changed, generation);
 }
 
+static void on_nodes_policy_changed(hybus_agent *agent, uint64_t generation, void *userdata)
+{
+    coapd_rd_recheck(userdata, generation);
+}
+
+void coapd_policy_settled(Coapd *d, uint64_t generation)
+{
+    hybus_agent_settled(d->agent, on_nodes_policy_changed, d, generation);
+}
+
+directory_limits coapd_directory_limits(const coapd_settings *s)
+{
+    return (directory_limits){.nodes = s->nodes,
+                              .nodes_owner = s->nodes_owner,
+                              .links = s->node_links,
+                              .link_bytes = s->node_link_bytes,
+                              .lifetime_max = (uint32_t)(s->node_lifetime / 1000000u)};
+}
+
 static void apply(Coapd *d)
 {
     const coapd_settings *s = d->settings;
 
     coap_context_set_max_idle_sessions(d->context, (unsigned)s->sessions);
     coap_context_set_session_timeout(d->context, (unsigned)(s->idle / 1000000u));
+    coapd_cache_resize(d->cache, s->node_cache);
 }
 
 static int add_resources(Coapd *d)
@@ -169,6 +203,7 @@ static int open_context(Coapd *d)
     coap_context_set_block_mode(d->context, 0);
     coap_register_event_handler(d->context, on_event);
     coap_register_nack_handler(d->context, on_nack);
+    coap_register_response_handler(d->context, coapd_on_response);
     coap_register_option(d->context, COAP_OPTION_ECHO);
     apply(d);
     r = add_resources(d);
@@ -189,6 +224,7 @@ int coapd_new(sd_event *event, const coapd_settings *settings, Coapd **ret)
     list_init(&d->connections);
     for (size_t i = 0; i < COAPD_RANKS; i++)
         list_init(&d->idle[i]);
+    coapd_rd_init(d);
     d->event = sd_event_ref(event);
     d->settings = settings;
     r = RAND_bytes(d->echo_key, sizeof(d->echo_key)) == 1 ? 0 : -EIO;
@@ -196,6 +232,8 @@ int coapd_new(sd_event *event, const coapd_settings *settings, Coapd **ret)
         r = timers_init(&d->timers, event);
     if (r >= 0)
         r = coapd_secrets_new(d);
+    if (r >= 0)
+        r = coapd_app_open(d);
     if (r >= 0)
         r = open_context(d);
     if (r < 0)
@@ -208,7 +246,8 @@ void coapd_set_core(Coapd *d, endpoint_core *core, hybus_agent *agent)
 {
     d->core = core;
     d->agent = agent;
-    if (agent && hybus_agent_add_changed(agent, on_policy_changed, d) < 0)
+    if (agent && (hybus_agent_add_changed(agent, on_policy_changed, d) < 0 ||
+                  hybus_agent_add_changed(agent, on_nodes_policy_changed, d) < 0))
         d->agent = NULL;
     coapd_strangers_check(d);
 }
@@ -231,8 +270,12 @@ void coapd_free(Coapd *d)
     d->freeing = true;
     if (d->agent)
         hybus_agent_remove_changed(d->agent, on_policy_changed, d);
+    if (d->agent)
+        hybus_agent_remove_changed(d->agent, on_nodes_policy_changed, d);
     hybus_agent_question_cancel(d->nodes.question);
+    d->recheck_settle = false;
     sd_event_source_disable_unref(d->io);
+    coapd_rd_done(d);
     if (d->context) {
         coapd_listen_close(d);
         coap_free_context(d->context);
@@ -241,6 +284,7 @@ void coapd_free(Coapd *d)
     close_connections(d);
     endpoint_peer_free(d->stranger);
     coapd_secrets_free(d->secrets);
+    coapd_app_close(d);
     timers_done(&d->timers);
     sd_event_unref(d->event);
     free(d);
@@ -300,6 +344,13 @@ void coapd_statistics(Coapd *d, endpoint_counter_each each, void *to)
         {"connections", d->n_connections},
         {"connections_authenticated", d->n_authenticated},
         {"handshakes", d->n_handshakes},
+        {"nodes_total", c->nodes},
+        {"node_requests_total", c->node_requests},
+        {"node_answers_cached_total", c->node_cached},
+        {"node_failures_total", c->node_failures},
+        {"node_notifications_total", c->node_notifications},
+        {"nodes", d->directory.n},
+        {"node_cache_bytes", d->cache->bytes},
         {"sessions", d->n_sessions},
         {"exchanges", d->n_exchanges},
         {"observers", d->n_observers},

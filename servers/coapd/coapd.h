@@ -9,6 +9,7 @@
  * memory. TCP, TLS and DTLS are ours (docs/coapd.md says why): what a session needs of the road
  * below it is a coapd_road. */
 
+#include "coap-directory.h"
 #include "coap-format.h"
 #include "coap-message.h"
 
@@ -17,6 +18,7 @@
 #include <endpoint/list.h>
 #include <endpoint/server1.h>
 #include <endpoint/timer.h>
+#include <hybridos.h>
 #include <hybus/config.h>
 
 #define COAPD_SESSION_BUCKETS 256u
@@ -24,6 +26,7 @@
 #define COAPD_RECORD_BYTES (8u << 20)       /* of all answers in records */
 #define COAPD_RECORD_USEC (247u * 1000000u) /* EXCHANGE_LIFETIME (RFC 7252, 4.8.2) */
 #define COAPD_LINGER_USEC (60u * 1000000u)  /* between two blocks */
+#define COAPD_FETCH_USEC (2u * 1000000u)    /* that a transfer is not disturbed by a newer value */
 #define COAPD_WINDOW (256u * 1024u)         /* of an answer, held for its blocks */
 #define COAPD_HISTORY (16u * 1024u)         /* of these, blocks that were sent already */
 #define COAPD_HELD_BYTES (32u << 20)        /* of all answers */
@@ -35,7 +38,9 @@
 typedef struct coapd_settings {
     char **udp, **tcp, **dtls, **tls;
     char *scope, *verify;
-    bool convert;
+    bool convert, node_loopback;
+    uint64_t nodes, nodes_owner, node_links, node_link_bytes, node_lifetime, node_cache,
+        node_timeout, node_stale;
     uint64_t sessions, requests, requests_session, observers_session, body;
     uint64_t connections, connections_reserved, connections_address, handshakes;
     uint64_t deadline, acknowledge, idle, confirm, handshake;
@@ -49,6 +54,8 @@ typedef struct CoapdSession CoapdSession;
 typedef struct CoapdExchange CoapdExchange;
 typedef struct CoapdObserver CoapdObserver;
 typedef struct CoapdRecord CoapdRecord;
+typedef struct CoapdUpstream CoapdUpstream;
+typedef struct CoapdPermit CoapdPermit;
 
 /* Who gives way to whom when there is no room for another request. */
 typedef enum coapd_rank {
@@ -61,7 +68,8 @@ typedef enum coapd_rank {
 typedef struct coapd_counters {
     uint64_t sessions, requests, duplicates, malformed, limited, separate, answers[6],
         notifications, notifications_confirmable, observers, observers_lost, observers_rejected,
-        kicked, blocks, connections, connections_refused, connections_evicted, handshakes_failed,
+        kicked, blocks, nodes, node_requests, node_cached, node_failures, node_notifications,
+        connections, connections_refused, connections_evicted, handshakes_failed,
         aborts, exchanges_evicted;
 } coapd_counters;
 
@@ -112,12 +120,19 @@ struct CoapdSession {
     size_t message_max; /* that the far end takes; of ours */
     endpoint_peer *peer;
     bool dead;      /* nothing of it is served any more */
+    bool checked;   /* it is known whom it stands for */
     bool reliable;  /* TCP, TLS */
     bool verified;  /* it has been seen to receive what we send to its address */
+    bool proven;    /* and that by something that nobody can guess */
     unsigned holds; /* of the library's session */
     uint64_t id, since_usec, requests;
     list exchanges, observers, records;
     size_t n_exchanges, n_observers, n_records;
+    uint8_t record_counts[64]; /* by the end of their message id */
+    list nodes;                /* that have registered from here */
+    list upstream;             /* what is asked of them */
+    size_t n_upstream;         /* of these, what waits for an answer */
+    CoapdUpstream *in_flight;  /* whose message is out */
     char peer_name[ENDPOINT_ADDRESS_TEXT], local_name[ENDPOINT_ADDRESS_TEXT];
 };
 
@@ -156,6 +171,7 @@ struct CoapdExchange {
     uint8_t *stuck; /* a block that the responder has no room for yet */
     size_t stuck_size;
     CoapdObserver *observer; /* whose registration this is */
+    struct rd_question *rd;  /* for the directory */
 };
 
 struct Coapd {
@@ -186,6 +202,17 @@ struct Coapd {
     size_t n_sessions, n_exchanges, n_of_rank[COAPD_RANKS], n_observers, held, record_bytes;
     uint64_t next_id;
     uint32_t observe_sequence;
+    directory directory;
+    endpoint_timer node_expiry;
+    list simple; /* simple registrations on their way */
+    size_t n_simple, n_upstream, rechecking;
+    uint64_t recheck_generation;
+    bool recheck_settle;
+    bool (*judge)(const char *permission); /* of a test; without an agent */
+    const char *registrar;                 /* NULL: the real one */
+    hybridos_app *app;
+    sd_event_source *app_io, *app_flush;
+    struct coapd_cache *cache;
     unsigned char echo_key[32];
     bool claimed, draining, freeing;
     coapd_counters counters;
@@ -202,6 +229,8 @@ void coapd_set_core(Coapd *d, endpoint_core *core, hybus_agent *agent);
 int coapd_reconfigure(Coapd *d, const coapd_settings *settings);
 void coapd_settings_to_core(const coapd_settings *s, endpoint_settings *ret);
 void coapd_drain(Coapd *d);
+directory_limits coapd_directory_limits(const coapd_settings *s);
+void coapd_policy_settled(Coapd *d, uint64_t generation);
 void coapd_statistics(Coapd *d, endpoint_counter_each each, void *to);
 
 /* --- coap-listen.c ------------------------------------------------------------------------------
@@ -297,6 +326,10 @@ void coapd_exchange_free(CoapdExchange *x);
 void coapd_exchange_decided(CoapdSession *s, const CoapdObserver *o);
 /* Bodies that wait for the next block were given to somebody who may not have them any more. */
 void coapd_exchanges_recheck(Coapd *d);
+/* For whoever answers here instead of a responder: an answer with a body, which may go in blocks, or
+ * one that is a single message. The exchange may be gone afterwards. */
+void coapd_exchange_answer(CoapdExchange *x, const coapd_answer *a);
+void coapd_exchange_finish(CoapdExchange *x, const coapd_answer *a);
 /* A value too large for one message: its first block goes into `a`, the others are fetched by
  * requests with that key. */
 int coapd_exchange_of_value(CoapdSession *s, uint64_t key, const void *body, size_t size,

@@ -41,7 +41,7 @@ typedef struct entry_definition {
     char key[17];
     uint32_t uid;
     entry_road road;
-    char *bus_name, *object, *unit, *title;
+    char *bus_name, *object, *unit, *title, *attributes;
     bool stream, watch;
     rule *rules;
     size_t n_rules;

@@ -92,6 +92,7 @@ uint64_t endpoint_peer_handle(const endpoint_peer *p);
 typedef struct endpoint_listing {
     const char *namespace;
     const char *title; /* as its responder gave it, or NULL */
+    const char *attributes; /* likewise: link attributes (RFC 6690), name="value";name */
 } endpoint_listing;
 int endpoint_peer_list(endpoint_peer *p, void (*each)(const endpoint_listing *l, void *userdata),
                        void *userdata);

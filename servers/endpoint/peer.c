@@ -310,7 +310,7 @@ int endpoint_peer_list(endpoint_peer *p, void (*each)(const endpoint_listing *l,
     list_for_each(n, entries)
     {
         const entry *e = list_entry(n, entry, node);
-        endpoint_listing l = {.namespace = e->namespace, .title = e->d.title};
+        endpoint_listing l = {.namespace = e->namespace, .title = e->d.title, .attributes = e->d.attributes};
 
         if (principal_allows(p->principal, entry_permission(e, "GET", e->namespace), false) > 0)
             each(&l, userdata);

@@ -84,6 +84,8 @@ static int take_field(table *t, const endpoint_field *f, char *namespace, entry_
         return take_string(f, &d->unit);
     if (hybus_frame_field_is(f, ":title"))
         return take_string(f, &d->title);
+    if (hybus_frame_field_is(f, ":attributes"))
+        return take_string(f, &d->attributes);
     if (hybus_frame_field_is(f, ":stream"))
         return take_flag(f, &d->stream);
     if (hybus_frame_field_is(f, ":watch"))

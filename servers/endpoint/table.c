@@ -124,6 +124,7 @@ void entry_definition_done(table *t, entry_definition *d)
     free(d->object);
     free(d->unit);
     free(d->title);
+    free(d->attributes);
     *d = (entry_definition){};
 }
 

@@ -323,13 +323,14 @@ static int read_option(sd_bus_message *m, const char *key, endpoints_spec *s, sd
         return read_flag(m, &s->stream);
     if (streq(key, "watch"))
         return read_flag(m, &s->watch);
-    if (!streq(key, "title") && !streq(key, "key"))
+    if (!streq(key, "title") && !streq(key, "attributes") && !streq(key, "key"))
         return hybus_error_set(error, -EINVAL, "unknown option \"%s\"", key);
     r = sd_bus_message_read(m, "v", "s", &value);
     if (r < 0)
         return r;
-    r = streq(key, "title") ? endpoints_spec_set_title(s, value, strlen(value))
-                            : endpoints_spec_set_key(s, value, strlen(value));
+    r = streq(key, "title")        ? endpoints_spec_set_title(s, value, strlen(value))
+        : streq(key, "attributes") ? endpoints_spec_set_attributes(s, value, strlen(value))
+                                   : endpoints_spec_set_key(s, value, strlen(value));
     return r < 0 ? hybus_error_set(error, r, "option \"%s\" is not valid", key) : r;
 }
 

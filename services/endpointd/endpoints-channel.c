@@ -268,6 +268,8 @@ static int take_register_field(const hybus_frame_field *f, endpoints_spec *s)
         return endpoints_spec_add_rule(s, f->value, f->value_size);
     if (hybus_frame_field_is(f, ":title"))
         return endpoints_spec_set_title(s, f->value, f->value_size);
+    if (hybus_frame_field_is(f, ":attributes"))
+        return endpoints_spec_set_attributes(s, f->value, f->value_size);
     if (hybus_frame_field_is(f, ":takeover"))
         s->takeover = f->value_size == 1 && f->value[0] == '1';
     return 0;

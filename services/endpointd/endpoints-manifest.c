@@ -62,13 +62,17 @@ static int read_entry(const hybus_config_entry *entry, manifest_user user, endpo
         r = endpoints_spec_set_title(s, value, size);
         return r < 0 ? complain(e, r, &entry->value_at, "a title", value) : 0;
     }
+    if (streq(entry->key, "Attributes")) {
+        r = endpoints_spec_set_attributes(s, value, size);
+        return r < 0 ? complain(e, r, &entry->value_at, "link attributes, name=\"value\";…", value) : 0;
+    }
     if (streq(entry->key, "Rule")) {
         r = endpoints_spec_add_rule(s, value, size);
         return r < 0 ? complain(e, r, &entry->value_at,
                                 "METHODS SUBPATH PERMISSION, within the limits", value)
                      : 0;
     }
-    return complain(e, -EINVAL, &entry->at, "a key here (Unit, User, Title, Rule)", entry->key);
+    return complain(e, -EINVAL, &entry->at, "a key here (Unit, User, Title, Attributes, Rule)", entry->key);
 }
 
 static int read_section(const hybus_config_section *section, manifest_user user, endpoints_spec *s,

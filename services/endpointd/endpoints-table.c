@@ -23,6 +23,7 @@ int endpoints_entry_put(hybus_frame_queue *q, const endpoints_entry *entry, uint
         hybus_frame_put(q, ":watch", s->watch ? "1" : NULL);
         hybus_frame_put(q, ":unit", s->unit);
         hybus_frame_put(q, ":title", s->title);
+        hybus_frame_put(q, ":attributes", s->attributes);
         for (size_t i = 0; i < s->n_rules; i++)
             hybus_frame_put(q, ":rule", s->rules[i]);
     }
@@ -82,6 +83,8 @@ static int parse_field(const hybus_frame_field *f, endpoints_spec *s, bool *has_
         return endpoints_spec_set_unit(s, f->value, f->value_size);
     if (hybus_frame_field_is(f, ":title"))
         return endpoints_spec_set_title(s, f->value, f->value_size);
+    if (hybus_frame_field_is(f, ":attributes"))
+        return endpoints_spec_set_attributes(s, f->value, f->value_size);
     if (hybus_frame_field_is(f, ":rule"))
         return endpoints_spec_add_rule(s, f->value, f->value_size);
     if (hybus_frame_field_is(f, ":stream"))

@@ -104,6 +104,7 @@ void endpoints_spec_done(endpoints_spec *s)
 {
     free(s->ns);
     free(s->title);
+    free(s->attributes);
     free(s->bus_name);
     free(s->object);
     free(s->unit);
@@ -140,6 +141,67 @@ int endpoints_spec_set_title(endpoints_spec *s, const char *value, size_t size)
         if ((unsigned char)value[i] < ' ' || value[i] == 0x7f || (unsigned char)value[i] >= 0x80)
             return -EINVAL;
     return set_string(&s->title, value, size);
+}
+
+static bool is_attribute_name(char c)
+{
+    return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '-' || c == '.';
+}
+
+static bool is_attribute_value(char c, bool quoted)
+{
+    return c > ' ' - quoted && c < 0x7f && c != '"' && c != '\\' && (quoted || (c != ';' && c != ','));
+}
+
+/* What the servers say themselves: where it leads, and its title. */
+static bool is_taken_name(const char *name, size_t size)
+{
+    static const char *const taken[] = {"href", "anchor", "title"};
+
+    for (size_t i = 0; i < ELEMENTS(taken); i++)
+        if (size == strlen(taken[i]) && memcmp(name, taken[i], size) == 0)
+            return true;
+    return false;
+}
+
+/* One attribute; its size, or 0. */
+static size_t attribute_size(const char *s, size_t size)
+{
+    size_t name = 0, n;
+    bool quoted;
+
+    while (name < size && is_attribute_name(s[name]))
+        name++;
+    if (name == 0 || is_taken_name(s, name))
+        return 0;
+    if (name == size || s[name] != '=')
+        return name;
+    n = name + 1;
+    quoted = n < size && s[n] == '"';
+    n += quoted;
+    for (name = n; n < size && is_attribute_value(s[n], quoted); n++)
+        ;
+    if (!quoted)
+        return n > name ? n : 0;
+    return n < size && s[n] == '"' ? n + 1 : 0;
+}
+
+int endpoints_spec_set_attributes(endpoints_spec *s, const char *value, size_t size)
+{
+    if (size == 0 || size > ENDPOINTS_ATTRIBUTES_MAX)
+        return -EINVAL;
+    for (size_t at = 0;;) {
+        size_t n = attribute_size(value + at, size - at);
+
+        if (n == 0)
+            return -EINVAL;
+        at += n;
+        if (at == size)
+            break;
+        if (value[at++] != ';')
+            return -EINVAL;
+    }
+    return set_string(&s->attributes, value, size);
 }
 
 int endpoints_spec_set_key(endpoints_spec *s, const char *value, size_t size)
@@ -567,7 +629,7 @@ static bool same_string(const char *a, const char *b)
 static bool same_manifest(const endpoints_spec *a, const endpoints_spec *b)
 {
     if (a->uid != b->uid || a->n_rules != b->n_rules || !same_string(a->unit, b->unit) ||
-        !same_string(a->title, b->title))
+        !same_string(a->title, b->title) || !same_string(a->attributes, b->attributes))
         return false;
     for (size_t i = 0; i < a->n_rules; i++)
         if (!streq(a->rules[i], b->rules[i]))

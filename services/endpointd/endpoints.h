@@ -15,6 +15,7 @@
 #define ENDPOINTS_RULES_MAX 32u      /* of one registration */
 #define ENDPOINTS_RULES_SIZE 4096u   /* bytes of all its rules */
 #define ENDPOINTS_TITLE_MAX 128u     /* bytes */
+#define ENDPOINTS_ATTRIBUTES_MAX 512u /* bytes */
 #define ENDPOINTS_KEY_SIZE 16u       /* hexadecimal digits */
 
 typedef enum endpoints_road {
@@ -40,7 +41,7 @@ HYBUS_DEFINE_CLEANUP(endpoints_identity, endpoints_identity_unref)
 
 /* What a registration or a manifest says. Owns its strings. */
 typedef struct endpoints_spec {
-    char *ns, *title;
+    char *ns, *title, *attributes;
     char *bus_name, *object; /* road bus */
     char *unit;              /* road start */
     char **rules;
@@ -56,6 +57,8 @@ void endpoints_spec_done(endpoints_spec *s);
  * -ENOBUFS past a limit. */
 int endpoints_spec_set_namespace(endpoints_spec *s, const char *value, size_t size);
 int endpoints_spec_set_title(endpoints_spec *s, const char *value, size_t size);
+/* Link attributes (RFC 6690): name="value";name=value;name */
+int endpoints_spec_set_attributes(endpoints_spec *s, const char *value, size_t size);
 int endpoints_spec_set_key(endpoints_spec *s, const char *value, size_t size);
 int endpoints_spec_add_rule(endpoints_spec *s, const char *value, size_t size);
 int endpoints_spec_set_object(endpoints_spec *s, const char *value, size_t size);

@@ -106,6 +106,32 @@ def responder(build, say):
     return result
 
 
+def coap(build, say):
+    """Requests a second and p99 over CoAP, beside libcoap's own server in process; 1,000 observers."""
+    import coap as coap_bench
+    d = started(build, say)
+    apps = []
+    try:
+        put(d, program(build, 'tests/bench/coap/bench-coap'))
+        for name in ('tests/bench/responder/bench-channel', 'tests/bench/coap/bench-ticker'):
+            put(d, program(build, name))
+        bench_app(d)
+        d.run('h-policy', 'grant', '--id', 'bench-coap', f'unix:{BENCH_APP}', 'endpoint.register:/bench-ticker', check=True)
+        apps.append(d.popen('/run/hybridos-bench/bench-channel', user=BENCH_APP))
+        apps.append(d.popen('/run/hybridos-bench/bench-ticker', '/bench-ticker', user=BENCH_APP))
+        apps.append(d.popen(coap_bench.REFERENCE, '-p', coap_bench.PORT, '-d', '10', stdout=subprocess.DEVNULL,
+                            stderr=subprocess.DEVNULL))
+        for path in ('/bench', '/bench-ticker'):
+            simulated.wait_until(lambda: not d.run('coap-client-notls', f'coap://127.0.0.1{path}').stderr, 60, path)
+        pid = d.run('systemctl', 'show', '-P', 'MainPID', 'h-coapd', check=True).stdout.strip()
+        named = lambda name: d.run('pidof', name, check=True).stdout.strip()
+        return coap_bench.measure(d, pid, named('bench-channel'), named('coap-server-notls'), say)
+    finally:
+        for app in apps:
+            app.terminate()
+        ended(d)
+
+
 def daemons(d):
     listed = d.run('systemctl', 'list-units', '--state=active', '--plain', '--no-legend', UNITS, check=True).stdout
     for unit in sorted(line.split()[0] for line in listed.splitlines()):
@@ -207,7 +233,7 @@ def log(build, say):
         ended(d)
 
 
-BENCHES = {f.__name__: f for f in (mediation, responder, log, idle, boot, size)}
+BENCHES = {f.__name__: f for f in (mediation, responder, coap, log, idle, boot, size)}
 
 
 def table(result):

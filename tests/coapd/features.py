@@ -266,13 +266,17 @@ def test_cbor_for_a_responder_that_speaks_json(server):
 def test_links(server):
     c = Client(server.port)
     got = c.request('GET', '/.well-known/core')
-    one, two = b'</hello>;obs', b'</json>;title="says \\"you\\"";obs'
-    assert got.text == '2.05' and got.uint('format') == 40 and got.payload == one + b',' + two, got
+    one, two = b'</hello>;obs', b'</json>;title="says \\"you\\"";rt="x.y z";if="s";ct="50";obs'
+    directory = b',</rd>;rt="core.rd";ct=40,</rd-lookup/res>;rt="core.rd-lookup-res";ct=40,' \
+                b'</rd-lookup/ep>;rt="core.rd-lookup-ep";ct=40'
+    assert got.text == '2.05' and got.uint('format') == 40 and got.payload == one + b',' + two + directory, got
     for query, found in (('href=/hello', one), ('href=/h*', one), ('title=says*', two), ('title=says "you"', two),
-                         ('href=*', one + b',' + two), ('rt=x', b''), ('href=/hell', b'')):
+                         ('href=*', one + b',' + two + directory), ('rt=x', b''), ('rt=z', two), ('rt=x*', two), ('rt=x.y z', two), ('if=s', two), ('if=s&rt=q', b''),
+                         ('ct=50', two), ('href=/hell', b'')):
         got = c.request('GET', f'/.well-known/core?{query}')
         assert got.text == '2.05' and got.payload == found, (query, got)
-    assert c.fetch_all('GET', '/.well-known/core', szx=0)[1] == one + b',' + two
+    assert c.request('GET', '/.well-known/core?href=%zz').text == '2.05', 'as the client encodes it, it is text'
+    assert c.fetch_all('GET', '/.well-known/core', szx=0)[1] == one + b',' + two + directory
     assert c.request('POST', '/.well-known/core').text == '4.05'
 
 

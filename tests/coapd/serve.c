@@ -72,6 +72,12 @@ static int know(Coapd *d, int argc, char *argv[])
     return r;
 }
 
+/* Names that begin with "x" are not anybody's. */
+static bool judge(const char *permission)
+{
+    return !startswith(permission, "node.register:x");
+}
+
 int main(int argc, char *argv[])
 {
     coapd_settings settings = {};
@@ -87,6 +93,7 @@ int main(int argc, char *argv[])
     if (endpoint_core_new(&options, &core) < 0)
         return 1;
     coapd_set_core(d, core, NULL);
+    d->judge = judge;
     if (know(d, argc, argv) < 0 || coapd_reconfigure(d, &settings) < 0 ||
         sd_event_add_io(event, NULL, 0, EPOLLIN, on_input, d) < 0)
         return 1;

@@ -22,6 +22,7 @@ def test_register_says_all_it_was_told(world):
     asked = world.registers()
     said = asked["/test"][1]
     assert (":title", "conformance") in said
+    assert (":attributes", 'rt="test";ct=50') in said
     assert (":rule", "GET /public endpoint.public") in said
     assert ":takeover" not in dict(said) and ":key" not in dict(said)
     assert set(asked) == {"/test", "/test-pieces"}

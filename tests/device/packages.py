@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Debian packages: what is missing here, and unpacking what only the device needs."""
+"""Debian packages: what is missing here, and unpacking what only the device needs; and the few test peers that
+come from npm and PyPI alone, pinned by their locks."""
+import hashlib
 import pathlib
 import shutil
 import subprocess
@@ -81,3 +83,44 @@ def unpack(groups, cache, say):
             shutil.rmtree(half / name)
     half.rename(tree)
     return tree
+
+
+def _fetched(name, lock, cache, say, install):
+    """The folder with what `lock` pins: filled by install(folder) when the lock has not been seen before."""
+    tree = cache / f'{name}-{hashlib.sha256(lock.read_bytes()).hexdigest()[:16]}'
+    if tree.is_dir():
+        return tree
+    say(f'fetching packages from {name} for the device only')
+    cache.mkdir(parents=True, exist_ok=True)
+    half = cache / f'{name}-unpacking'
+    shutil.rmtree(half, ignore_errors=True)
+    half.mkdir()
+    try:
+        done = install(half)
+    except OSError as error:
+        raise Problem(f'cannot fetch packages from {name}: {error}')
+    if done.returncode:
+        raise Problem(f'cannot fetch packages from {name}: {(done.stdout + done.stderr).strip()[-400:]}')
+    half.rename(tree)
+    return tree
+
+
+def npm(cache, say):
+    """A folder whose node_modules has what npm/package-lock.json pins."""
+    def install(folder):
+        for file in LIST.with_name('npm').iterdir():
+            shutil.copy(file, folder)
+        return subprocess.run(['npm', 'ci', '--ignore-scripts', '--no-audit', '--no-fund'], cwd=folder,
+                              stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    if not shutil.which('npm'):
+        _apt_or_problem('cannot install npm', 'install', '--no-install-recommends', 'npm')
+    return _fetched('npm', LIST.with_name('npm') / 'package-lock.json', cache, say, install)
+
+
+def pypi(cache, say):
+    """A folder for PYTHONPATH with what pypi-lock.txt pins."""
+    lock = LIST.with_name('pypi-lock.txt')
+    return _fetched('PyPI', lock, cache, say, lambda folder: subprocess.run(
+        ['/usr/bin/python3', '-m', 'pip', 'install', '--quiet', '--disable-pip-version-check', '--no-deps',
+         '--only-binary', ':all:', '--require-hashes', '--requirement', lock, '--target', folder],
+        stdin=subprocess.DEVNULL, capture_output=True, text=True))

@@ -274,7 +274,7 @@ static void test_register_is_told(void **state)
 
     caller_open(f, &c);
     assert_int_equal(server_connect(f->w, &server), 0);
-    send_register(&c, "/thermo", "a{sv}", 5, "title", "s", "Heat", "stream", "b", 1, "watch", "b",
+    send_register(&c, "/thermo", "a{sv}", 6, "attributes", "s", "rt=\"heat\"", "title", "s", "Heat", "stream", "b", 1, "watch", "b",
                   1, "takeover", "b", 0, "rules", "as", 2, RULE, "* / endpoint.write");
     expect_ok(&c);
     assert_true(sd_bus_message_read(c.reply, "s", &key) > 0);
@@ -286,6 +286,7 @@ static void test_register_is_told(void **state)
     assert_string_equal(client_field(&server, ":stream"), "1");
     assert_string_equal(client_field(&server, ":watch"), "1");
     assert_string_equal(client_field(&server, ":title"), "Heat");
+    assert_string_equal(client_field(&server, ":attributes"), "rt=\"heat\"");
     assert_string_equal(client_field(&server, ":rule"), "* / endpoint.write"); /* the last one */
     assert_int_equal(atoi(client_field(&server, ":uid")), us);
     snprintf(first, sizeof(first), "%s", client_field(&server, ":revision"));

@@ -165,6 +165,23 @@ static void test_rules(void **state)
     endpoints_spec_done(&s);
 }
 
+static void test_attributes(endpoints_spec *s)
+{
+    static const char *const good[] = {"rt=heat", "rt=\"a b,c;d\";if=x;ct=50", "obs", "x-y.z=1;obs"};
+    static const char *const bad[] = {"",      "rt=",     "rt=\"x",    "rt=x;",     ";rt=x",
+                                      "=x",    "RT=x",    "rt=a b",    "rt=\"\\\"", "rt=a,<b>",
+                                      "rt=\n", "href=/x", "title=\"x\"", "anchor=x",  "rt=\"x\"y"};
+    char large[ENDPOINTS_ATTRIBUTES_MAX + 2];
+
+    for (size_t i = 0; i < ELEMENTS(good); i++)
+        assert_int_equal(endpoints_spec_set_attributes(s, good[i], strlen(good[i])), 0);
+    for (size_t i = 0; i < ELEMENTS(bad); i++)
+        assert_int_equal(endpoints_spec_set_attributes(s, bad[i], strlen(bad[i])), -EINVAL);
+    assert_string_equal(s->attributes, good[ELEMENTS(good) - 1]);
+    memset(large, 'x', sizeof(large));
+    assert_int_equal(endpoints_spec_set_attributes(s, large, ENDPOINTS_ATTRIBUTES_MAX + 1), -EINVAL);
+}
+
 static void test_other_fields(void **state)
 {
     endpoints_spec s = {};
@@ -174,6 +191,7 @@ static void test_other_fields(void **state)
     assert_int_equal(endpoints_spec_set_key(&s, "0123456789abcde", 15), -EINVAL);
     assert_int_equal(endpoints_spec_set_title(&s, "Heat & light", 12), 0);
     assert_int_equal(endpoints_spec_set_title(&s, "a\nb", 3), -EINVAL);
+    test_attributes(&s);
     assert_int_equal(endpoints_spec_set_unit(&s, "thermo.service", 14), 0);
     assert_int_equal(endpoints_spec_set_unit(&s, "../x.service", 12), -EINVAL);
     assert_int_equal(endpoints_spec_set_unit(&s, ".service", 8), -EINVAL);

@@ -40,7 +40,7 @@ static void test_good(void **state)
     size_t n;
 
     assert_int_equal(read_text("[endpoint /thermo]\nUnit = thermo.service\nUser = thermo\n"
-                               "Title = Heat\nRule = GET / a.b\nRule = PUT /x c.d\n"
+                               "Title = Heat\nAttributes = rt=\"heat\";ct=50\nRule = GET / a.b\nRule = PUT /x c.d\n"
                                "[endpoint /other]\nUser=thermo\nUnit=thermo.service\n",
                                &specs, &n),
                      0);
@@ -48,6 +48,7 @@ static void test_good(void **state)
     assert_string_equal(specs[0].ns, "/thermo");
     assert_string_equal(specs[0].unit, "thermo.service");
     assert_string_equal(specs[0].title, "Heat");
+    assert_string_equal(specs[0].attributes, "rt=\"heat\";ct=50");
     assert_int_equal(specs[0].uid, 60700);
     assert_int_equal(specs[0].road, ENDPOINTS_START);
     assert_int_equal(specs[0].n_rules, 2);

@@ -19,6 +19,7 @@ static endpoints_spec bus_spec(void)
 
     assert_int_equal(endpoints_spec_set_namespace(&s, "/thermo", 7), 0);
     assert_int_equal(endpoints_spec_set_title(&s, "Thermo", 6), 0);
+    assert_int_equal(endpoints_spec_set_attributes(&s, "rt=heat", 7), 0);
     assert_int_equal(endpoints_spec_set_bus_name(&s, ":1.42", 5), 0);
     assert_int_equal(endpoints_spec_set_object(&s, "/r", 2), 0);
     assert_int_equal(endpoints_spec_add_rule(&s, "GET / a.b", 9), 0);
@@ -42,6 +43,7 @@ static void test_entry(void **state)
     assert_int_equal(endpoints_entry_parse(&frame, &got), 0);
     assert_string_equal(got.ns, "/thermo");
     assert_string_equal(got.title, "Thermo");
+    assert_string_equal(got.attributes, "rt=heat");
     assert_string_equal(got.bus_name, ":1.42");
     assert_string_equal(got.object, "/r");
     assert_string_equal(got.key, "0123456789abcdef");

@@ -163,15 +163,26 @@ uint64_t endpoint_peer_handle(const endpoint_peer *p)
     return p->authenticated ? 1 : 0;
 }
 
+/* $FAKE_LISTING: "/a /b". */
+static void each_more(void (*each)(const endpoint_listing *l, void *userdata), void *userdata)
+{
+    char *copy = strdup(strempty(getenv("FAKE_LISTING"))), *at = NULL;
+
+    for (char *name = strtok_r(copy, " ", &at); name; name = strtok_r(NULL, " ", &at))
+        each(&(endpoint_listing){.namespace = name}, userdata);
+    free(copy);
+}
+
 int endpoint_peer_list(endpoint_peer *p, void (*each)(const endpoint_listing *l, void *userdata),
                        void *userdata)
 {
-    static const endpoint_listing list[] = {{"/hello", NULL}, {"/json", "says \"you\""}};
+    static const endpoint_listing list[] = {{"/hello", NULL}, {"/json", "says \"you\"", "rt=\"x.y z\";if=s;ct=50"}};
 
     if (p->core->listings++ == 0)
         return -EAGAIN;
     for (size_t i = 0; i < ELEMENTS(list); i++)
         each(&list[i], userdata);
+    each_more(each, userdata);
     return 0;
 }
 

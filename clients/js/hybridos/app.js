@@ -25,11 +25,12 @@ class Refused extends Error {
 class Endpoint {
   #watch = null; #state = null; #resume = null;
 
-  constructor(app, namespace, handler, { rules = [], title = '', takeover = false }) {
-    Object.assign(this, { app, namespace, handler, rules: [...rules], title, takeover });
+  constructor(app, namespace, handler, { rules = [], title = '', takeover = false, attributes = '' }) {
+    Object.assign(this, { app, namespace, handler, rules: [...rules], title, takeover, attributes });
     if (this.rules.length > wire.RULES_MAX || Buffer.byteLength(title) > wire.TITLE_MAX
+      || Buffer.byteLength(attributes) > wire.ATTRIBUTES_MAX
       || this.rules.some((rule) => Buffer.byteLength(rule) > wire.RULE_MAX)) {
-      throw new RangeError('too many rules, or too long a rule or title');
+      throw new RangeError('too many rules, or too long a rule, title or attributes');
     }
     this.key = '';
     this.id = 0;
@@ -145,7 +146,7 @@ class App {
   }
 
   /** `handler(request)` answers requests for `namespace`; async or not. It returns text, bytes, an object, or a Response. Options:
-   * rules ("METHODS SUBPATH PERMISSION"), title, takeover. */
+   * rules ("METHODS SUBPATH PERMISSION"), title, takeover, attributes (those of a link, RFC 6690: 'rt="temperature";ct=50'). */
   endpoint(namespace, handler, options = {}) {
     if (!NAMESPACE.test(namespace) || namespace.length > 255) throw new TypeError(`not a namespace: ${JSON.stringify(namespace)}`);
     if (this.endpoints.has(namespace)) throw new TypeError(`${namespace} is there already`);

@@ -150,6 +150,7 @@ class RegistrarLink extends Link {
     if (endpoint.key) fields.push([':key', endpoint.key]);
     for (const rule of endpoint.rules) fields.push([':rule', rule]);
     if (endpoint.title) fields.push([':title', endpoint.title]);
+    if (endpoint.attributes) fields.push([':attributes', endpoint.attributes]);
     if (endpoint.takeover) fields.push([':takeover', '1']);
     endpoint.id = this.app._newId();
     this.send(wire.REGISTER, { stream: endpoint.id }, wire.encodeFields(fields));

@@ -52,12 +52,14 @@ class Endpoint:
     """A registered namespace; what App.endpoint() makes of a handler."""
 
     def __init__(self, app: App, namespace: str, handler: Handler, rules: Iterable[str],
-                 title: Optional[str], takeover: bool) -> None:
+                 title: Optional[str], takeover: bool, attributes: Optional[str] = None) -> None:
         self.app, self.namespace, self.handler = app, namespace, handler
         self.rules, self.title, self.takeover = list(rules), title, takeover
+        self.attributes = attributes
         if (len(self.rules) > wire.RULES_MAX or len((title or "").encode()) > wire.TITLE_MAX
+                or len((attributes or "").encode()) > wire.ATTRIBUTES_MAX
                 or any(len(rule.encode()) > wire.RULE_MAX for rule in self.rules)):
-            raise ValueError("too many rules, or too long a rule or title")
+            raise ValueError("too many rules, or too long a rule, title or attributes")
         self.key = ""
         self.id = 0
         self.registered = self.refused = False
@@ -184,16 +186,18 @@ class App:
         self._tasks: dict[Any, asyncio.Task[None]] = {}
 
     def endpoint(self, namespace: str, *, rules: Iterable[str] = (), title: Optional[str] = None,
-                 takeover: bool = False) -> Callable[[Handler], Endpoint]:
+                 takeover: bool = False,
+                 attributes: Optional[str] = None) -> Callable[[Handler], Endpoint]:
         """Decorator: the coroutine function answers requests for `namespace`. It returns text, bytes, a
-        dict or list, a (body, status) pair, or a Response. A rule is "METHODS SUBPATH PERMISSION"."""
+        dict or list, a (body, status) pair, or a Response. A rule is "METHODS SUBPATH PERMISSION";
+        attributes are those of a link (RFC 6690), such as 'rt="temperature";ct=50'."""
         if not _NAMESPACE.fullmatch(namespace) or len(namespace) > 255:
             raise ValueError(f"not a namespace: {namespace!r}")
         if namespace in self.endpoints:
             raise ValueError(f"{namespace} is there already")
 
         def decorate(handler: Handler) -> Endpoint:
-            endpoint = Endpoint(self, namespace, handler, rules, title, takeover)
+            endpoint = Endpoint(self, namespace, handler, rules, title, takeover, attributes)
             self.endpoints[namespace] = endpoint
             if self.registrar:
                 self.registrar.ask(endpoint)

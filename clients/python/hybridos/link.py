@@ -169,6 +169,8 @@ class RegistrarLink(Link):
         fields += [(":rule", rule) for rule in endpoint.rules]
         if endpoint.title:
             fields.append((":title", endpoint.title))
+        if endpoint.attributes:
+            fields.append((":attributes", endpoint.attributes))
         if endpoint.takeover:
             fields.append((":takeover", "1"))
         endpoint.id = self.app.new_id()

@@ -130,7 +130,7 @@ def register(owner):
     if not owner:
         return
     common = {"stream": True, "watch": True, "takeover": "--takeover" in sys.argv}
-    main = common | {"title": "conformance", "rules": dbus.Array(["GET /public endpoint.public"], signature="s")}
+    main = common | {"title": "conformance", "attributes": 'rt="test";ct=50', "rules": dbus.Array(["GET /public endpoint.public"], signature="s")}
     for name, path, options in ((namespace, "/whole", main), (namespace + "-pieces", "/pieces", common)):
         told = say if name == namespace else lambda line: None
         registrar.Register(name, dbus.ObjectPath(path), dbus.Dictionary(options, signature="sv"),

@@ -232,6 +232,7 @@ int main(int argc, char *argv[])
         hybridos_endpoint_takeover(pieces);
     }
     hybridos_endpoint_title(whole, "conformance");
+    hybridos_endpoint_attributes(whole, "rt=\"test\";ct=50");
     hybridos_endpoint_rule(whole, "GET /public endpoint.public");
     hybridos_on_state(whole, on_state);
     hybridos_on_state(pieces, on_other_state);

@@ -63,7 +63,7 @@ const whole = app.endpoint(namespace, async (request) => {
     default:
       return new Response('no such case', { status: 404 });
   }
-}, { title: 'conformance', rules: ['GET /public endpoint.public'], takeover: process.argv.includes('--takeover') });
+}, { title: 'conformance', attributes: 'rt="test";ct=50', rules: ['GET /public endpoint.public'], takeover: process.argv.includes('--takeover') });
 whole.onWatch((path, watchers) => { watches.set(path, watchers); });
 whole.onResume((path, id) => {
   const n = id[0] === 'v' ? Number(id.slice(1)) : 0;

@@ -25,7 +25,7 @@ async def stream(size):
         yield pattern(at, min(10000, size - at))
 
 
-@app.endpoint(namespace, takeover="--takeover" in sys.argv, title="conformance",
+@app.endpoint(namespace, takeover="--takeover" in sys.argv, title="conformance", attributes='rt="test";ct=50',
               rules=["GET /public endpoint.public"])
 async def whole(request):
     global cancelled, release

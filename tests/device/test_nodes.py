@@ -1,0 +1,310 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Constrained nodes of other makers (aiocoap, node-coap, libcoap) at the device: they register in its resource directory
+and are read by HTTP through the same policy; and the same makers' clients read the device's own endpoints."""
+import contextlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import threading
+
+import pytest
+
+import packages
+import simulated
+
+HERE = simulated.ROOT / 'tests/device/nodes'
+FOLDER = '/run/hybridos-tests/nodes'
+CONFIGURATION = '/run/hybridos/config/coapd.conf.d/nodes-test.conf'
+
+
+@pytest.fixture(scope='module')
+def peers(device):
+    """What they need, and leave to register from this machine, which is otherwise refused."""
+    root = f'/proc/{device.init}/root'
+    os.makedirs(f'{root}{FOLDER}', exist_ok=True)
+    shutil.copytree(packages.pypi(device.cache, device.say), f'{root}{FOLDER}/pypi', dirs_exist_ok=True)
+    shutil.copytree(packages.npm(device.cache, device.say) / 'node_modules', f'{root}{FOLDER}/node_modules', dirs_exist_ok=True)
+    shutil.copytree(HERE, f'{root}{FOLDER}', dirs_exist_ok=True)
+    device.run('mkdir', '-p', os.path.dirname(CONFIGURATION), check=True)
+    device.write(CONFIGURATION, '[nodes]\nLoopback = yes\nTimeout = 3s\n')
+    device.run('systemctl', 'reload', 'h-coapd', check=True)
+    device.run('h-policy', 'grant', '--id', 'nodes-test', 'anonymous', 'node.register:lamp', 'node.register:meter',
+               'node.register:bulb', 'endpoint.write:/nodes/lamp', 'endpoint.write:/nodes/meter', check=True)
+    yield
+    server = ['org.hybridos.Coap1', '/org/hybridos/Coap1', 'org.hybridos.Server1']
+    for client in json.loads(device.run('busctl', '--json=short', 'call', *server, 'ListClients', check=True).stdout)['data'][0]:
+        device.run('busctl', 'call', *server, 'Kick', 't', str(client[0]))  # they left without a word
+    device.run('h-policy', 'revoke', 'nodes-test', check=True)
+    device.run('rm', CONFIGURATION, check=True)
+    device.run('systemctl', 'reload', 'h-coapd', check=True)
+    shutil.rmtree(f'{root}{FOLDER}')
+
+
+PYTHON = ['env', f'PYTHONPATH={FOLDER}/pypi', '/usr/bin/python3', '-u']
+
+
+class Node:
+    def __init__(self, device, *command):
+        self.device, self.lines, self.changed = device, [], threading.Condition()
+        self.process = device.popen(*command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                                    bufsize=1)
+        threading.Thread(target=self._read, daemon=True).start()
+        self.wait('registered')
+
+    def _read(self):
+        for line in self.process.stdout:
+            with self.changed:
+                self.lines.append(line.strip())
+                self.changed.notify_all()
+
+    def wait(self, line, seconds=60):
+        with self.changed:
+            assert self.changed.wait_for(lambda: line in self.lines or self.process.poll() is not None, seconds) and \
+                line in self.lines, self.lines
+
+    def say(self, line):
+        self.process.stdin.write(line + '\n')
+
+    def close(self):
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
+        assert self.process.wait(60) == 0, self.lines
+
+
+@pytest.fixture
+def lamp(device, peers):
+    node = Node(device, *PYTHON, f'{FOLDER}/node.py', 'lamp', 'coap://127.0.0.1', '56830')
+    device.wait(lambda: device.status('/nodes/lamp/light') == 200, 'the lamp to be reachable')
+    yield node
+    node.close()
+    device.wait(lambda: device.status('/nodes/lamp/light') == 404, 'the lamp to be gone')
+
+
+@pytest.fixture
+def meter(device, peers):
+    node = Node(device, 'node', f'{FOLDER}/node.js', 'meter', '127.0.0.1', '56831')
+    device.wait(lambda: device.status('/nodes/meter/meter') == 200, 'the meter to be reachable')
+    yield node
+    node.close()
+    device.wait(lambda: device.status('/nodes/meter/meter') == 404, 'the meter to be gone')
+
+
+def coap(device, *arguments, **options):
+    return device.run('/usr/bin/coap-client-notls', '-B', '20', *arguments, **options)
+
+
+def test_a_python_node_is_read_over_http2(device, lamp):
+    got = device.curl('/nodes/lamp/light', '--http2', '--include').stdout
+    assert got.startswith('HTTP/2 200') and '{"state":"off"}' in got, got
+    assert 'content-type: application/json' in got and 'max-age=0' in got, got
+    assert device.status('/nodes/lamp/light', '--request', 'PUT', '--header', 'content-type: text/plain', '--data', 'on') == 204
+    assert json.loads(device.curl('/nodes/lamp/light').stdout) == {'state': 'on'}
+    assert device.status('/nodes/lamp/nothing') == 404
+
+
+def test_large_bodies_go_in_blocks(device, lamp):
+    path = device.put_text('x' * 9000, 'large')
+    size = device.curl('/nodes/lamp/big', '--output', '/dev/null', '--write-out', '%{size_download}').stdout
+    assert size == '5120', size
+    assert device.status('/nodes/lamp/big', '--request', 'PUT', '--header', 'content-type: application/octet-stream',
+                         '--data-binary', f'@{path}') == 204
+    device.wait(lambda: device.curl('/nodes/lamp/big').stdout == 'x' * 9000, 'the new body')
+
+
+def test_a_python_node_is_watched(device, lamp):
+    """However many watch, the node is observed once."""
+    watchers = [device.popen('curl', '--silent', '--insecure', '--no-buffer', '--max-time', '100', '--header',
+                             'accept: text/event-stream', 'https://localhost:8443/nodes/lamp/light',
+                             stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    try:
+        seen = ['' for _ in watchers]
+
+        def read(i):
+            for line in watchers[i].stdout:
+                seen[i] += line
+        for i in range(len(watchers)):
+            threading.Thread(target=read, args=(i,), daemon=True).start()
+        device.wait(lambda: all('off' in s for s in seen), 'the first value')
+        lamp.say('blinking')
+        device.wait(lambda: all('blinking' in s for s in seen), 'the next value')
+    finally:
+        for w in watchers:
+            w.terminate()
+            w.wait(60)
+
+
+def test_a_javascript_node_is_read_over_http2(device, meter):
+    assert device.curl('/nodes/meter/meter', '--http2').stdout == '0'
+    assert device.status('/nodes/meter/meter', '--header', 'content-type: text/plain', '--data', '7') == 204
+    assert device.curl('/nodes/meter/meter').stdout == '7'
+
+
+def test_nodes_are_read_by_coap_and_looked_up(device, lamp):
+    links = coap(device, '-m', 'get', 'coap://127.0.0.1/rd-lookup/res?rt=light').stdout
+    assert '</nodes/lamp/light>' in links and 'title="Lamp, \\"red\\""' in links, links
+    assert json.loads(coap(device, '-m', 'get', 'coap://127.0.0.1/nodes/lamp/light').stdout) == {'state': 'off'}
+    assert '</rd>;rt="core.rd"' in coap(device, '-m', 'get', 'coap://127.0.0.1/.well-known/core?rt=core.rd').stdout
+    assert 'ep="lamp";base="coap://127.0.0.1:56830"' in coap(device, '-m', 'get', 'coap://127.0.0.1/rd-lookup/ep').stdout
+
+
+def test_nodes_on_the_bus(device, lamp):
+    call = lambda *a: device.run('busctl', '--json=short', 'call', 'org.hybridos.Coap1', '/org/hybridos/Coap1',
+                                 'org.hybridos.Coap1', *a)
+    listed = {n[0]: n for n in json.loads(call('ListNodes').stdout)['data'][0]}
+    name, principal, base, title, links, left, there = listed['lamp']
+    assert (principal, base, title, there) == ('anonymous', 'coap://127.0.0.1:56830', 'lamp', True), listed
+    assert links >= 2 and 3000 < left <= 3600, listed
+    assert call('RemoveNode', 's', 'nobody').returncode != 0
+
+
+def test_a_node_is_removed(device, peers):
+    told = coap(device, '-m', 'post', '-t', '40', '-e', '</a>', 'coap://127.0.0.1/rd?ep=bulb')
+    assert not told.stderr, told.stderr
+    device.run('busctl', 'call', 'org.hybridos.Coap1', '/org/hybridos/Coap1', 'org.hybridos.Coap1', 'RemoveNode', 's', 'bulb',
+               check=True)
+    device.wait(lambda: device.status('/nodes/bulb/a') == 404, 'the bulb to be gone')
+
+
+def test_declared_attributes(device, peers):
+    """A responder without any SDK says how links to it look, and is found by that."""
+    script = device.put_text('''import sys, dbus, dbus.service, dbus.mainloop.glib
+from gi.repository import GLib
+dbus.mainloop.glib.DBusGMainLoop(set_as_default=True)
+bus = dbus.SystemBus()
+proxy = bus.get_object("org.hybridos.Endpoints1", "/org/hybridos/Endpoints1")
+proxy.Register("/attributes", "/x", {"title": "Cellar", "attributes": 'rt="temperature x";if=s;ct=50'},
+               dbus_interface="org.hybridos.Endpoints1")
+print("registered", flush=True)
+GLib.MainLoop().run()
+''', 'attributes.py')
+    app = device.popen('/usr/bin/python3', '-u', script, stdout=subprocess.PIPE, text=True)
+    try:
+        assert app.stdout.readline() == 'registered\n'
+        links = lambda query: coap(device, '-m', 'get', f'coap://127.0.0.1/.well-known/core?{query}').stdout.strip()
+        wanted = '</attributes>;title="Cellar";rt="temperature x";if="s";ct="50";obs'
+        device.wait(lambda: links('rt=temperature') == wanted, 'the link')
+        assert links('rt=temp*') == links('if=s') == wanted and links('rt=nothing') == ''
+    finally:
+        for pid in simulated.children(app.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, 15)
+        app.wait(60)
+
+
+def test_who_may_not_read_a_node_sees_nothing_of_it(device, lamp):
+    rule = '/etc/hybridos/policy.d/95-nodes-test.policy'
+    device.write(rule, '[deny nodes-test-deny]\nTo = anonymous anyone\nPermission = endpoint.read:/nodes/lamp\n')
+    try:
+        device.run('systemctl', 'reload', 'h-securityd', check=True)
+        device.wait(lambda: device.status('/nodes/lamp/light') == 401, 'the refusal')
+        device.wait(lambda: 'lamp' not in coap(device, '-m', 'get', 'coap://127.0.0.1/rd-lookup/res').stdout, 'the look-up')
+        assert coap(device, '-m', 'get', 'coap://127.0.0.1/nodes/lamp/light').stderr.startswith('4.01')
+    finally:
+        device.run('rm', rule, check=True)
+        device.run('systemctl', 'reload', 'h-securityd', check=True)
+    device.wait(lambda: device.status('/nodes/lamp/light') == 200, 'the policy to be as before')
+
+
+def test_who_may_not_register_is_told_why(device, peers):
+    refused = coap(device, '-m', 'post', '-t', '40', '-e', '</a>', 'coap://127.0.0.1/rd?ep=thief').stderr
+    found = re.match(r'4\.01 node\.register:thief is needed \(([0-9a-f]+-[0-9]+)\)', refused)
+    assert found, refused
+    assert 'node.register:thief' in device.run('h-policy', 'explain', found[1], check=True).stdout
+
+
+def test_a_revoked_node_goes(device, peers):
+    device.run('h-policy', 'grant', '--id', 'nodes-test-guest', 'anonymous', 'node.register:guest', check=True)
+    try:
+        told = coap(device, '-m', 'post', '-t', '40', '-e', '</a>', 'coap://127.0.0.1/rd?ep=guest')
+        assert not told.stderr, told.stderr
+        device.wait(lambda: 'guest' in coap(device, '-m', 'get', 'coap://127.0.0.1/rd-lookup/ep').stdout, 'the guest')
+    finally:
+        device.run('h-policy', 'revoke', 'nodes-test-guest', check=True)
+    assert 'guest' not in coap(device, '-m', 'get', 'coap://127.0.0.1/rd-lookup/ep').stdout
+    device.wait(lambda: device.status('/nodes/guest/a') == 404, 'the guest to be gone')
+
+
+# --- other makers' clients at the device's own endpoints
+
+
+CLIENTS = {'libcoap': None,
+           'node-coap': ['env', f'NODE_PATH={FOLDER}/node_modules', 'node', f'{FOLDER}/ask.js'],
+           'aiocoap': [*PYTHON, f'{FOLDER}/ask.py']}
+
+
+@pytest.fixture(params=CLIENTS)
+def ask(request, device, peers):
+    """(code, body) of a request, and the first three values of an observation."""
+    command = CLIENTS[request.param]
+
+    def asked(method, path, observe=False):
+        url = f'coap://127.0.0.1{path}'
+        if command is None:
+            done = coap(device, '-m', method.lower(), *(['-s', '20'] if observe else ['-b', '64']), url)
+            return (done.stderr[:4] or '2.05'), done.stdout
+        done = device.run(*command, method, url, *(['observe'] if observe else []), check=True).stdout
+        return ('2.05', done) if observe else (done.split('\n', 1)[0][:4], done.split('\n', 1)[1])
+    return asked
+
+
+@pytest.fixture
+def log(device):
+    """Somebody who may read the log, and something to read there."""
+    device.run('h-policy', 'grant', '--id', 'nodes-test-log', 'anonymous', 'log.read', check=True)
+    for i in range(100):
+        device.run('logger', '--tag', 'nodes-test', f'line {i} of the log that is read by CoAP')
+    yield
+    device.run('h-policy', 'revoke', 'nodes-test-log', check=True)
+
+
+def test_sysinfo(ask):
+    code, body = ask('GET', '/system/status')
+    assert code == '2.05' and len(body) > 1024 and json.loads(body)['memory'], (code, body)
+    code, _ = ask('PUT', '/system/status')
+    assert code in ('4.01', '4.05'), code
+    assert ask('GET', '/nowhere')[0] == '4.04'
+
+
+def test_sysinfo_is_observed(ask):
+    _, values = ask('GET', '/system/status', observe=True)
+    assert len(set(re.findall(r'"uptime":([0-9.]+)', values))) >= 2, values
+
+
+def test_log(device, ask, log):
+    device.wait(lambda: 'line 99' in ask('GET', '/system/log?identifier=nodes-test')[1], 'the lines')
+    code, body = ask('GET', '/system/log?identifier=nodes-test')
+    assert code == '2.05' and len(body) > 5000 and body.count('of the log that is read by CoAP') >= 100, body
+
+
+@contextlib.contextmanager
+def meanwhile(say):
+    """say(0), say(1) and so on, twice a second."""
+    stop = threading.Event()
+
+    def run():
+        n = 0
+        while not stop.wait(0.5):
+            say(n)
+            n += 1
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_log_is_observed(device, ask, log):
+    with meanwhile(lambda n: device.run('logger', '--tag', 'nodes-test', f'event {n}')):
+        _, values = ask('GET', '/system/log?limit=1', observe=True)  # at most one line of it is no notification
+    assert len(set(re.findall(r'event [0-9]+', values))) >= 2, values[-2000:]
+
+
+def test_what_a_node_says_is_observed(device, ask, meter):
+    """One node's value, through the device, at another maker's client."""
+    with meanwhile(lambda n: meter.say(str(100 + n))):
+        _, values = ask('GET', '/nodes/meter/meter', observe=True)
+    assert re.findall('1[0-9][0-9]', values), values
