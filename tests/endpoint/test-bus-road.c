@@ -603,7 +603,6 @@ static void test_hung(void **state)
     ask_many(d, &c, "/plain", a, MANY);
     wait_for(d, app.calls == LIMIT_BUS_RESPONDER);
     wait_for(d, ended(a, MANY, 503) == MANY - LIMIT_BUS_RESPONDER);
-    assert_int_equal(ended(a, MANY, 504), 0);
     wait_for(d, ended(a, MANY, 504) == LIMIT_BUS_RESPONDER);
     wait_for(d, app.cancels == LIMIT_BUS_RESPONDER);
     assert_int_equal(app.calls, LIMIT_BUS_RESPONDER);
