@@ -25,7 +25,8 @@ static const char xml[] =
     "<node><interface name=\"org.hybridos.Log1\"><method name=\"Read\"><annotation "
     "name=\"org.hybridos.Permission\" value=\"log.read\"/></method></interface></node>";
 
-static char directory[] = "/tmp/fuzz-agent-ops-XXXXXX", paths[5][64];
+/* In memory where possible: everything here is synchronised to the disk again and again. */
+static char directory[] = "/dev/shm/fuzz-agent-ops-XXXXXX", paths[5][64];
 
 static void write_file(const char *path, const char *name, const char *text)
 {
@@ -63,7 +64,7 @@ static Security *open_security(void)
     static SecuritySettings settings;
     Security *s;
 
-    strcpy(directory, "/tmp/fuzz-agent-ops-XXXXXX");
+    strcpy(directory, access("/dev/shm", W_OK) == 0 ? "/dev/shm/fuzz-agent-ops-XXXXXX" : "/tmp/fuzz-agent-ops-XXXXXX");
     assert(mkdtemp(directory));
     for (size_t i = 0; i < ELEMENTS(names); i++) {
         snprintf(paths[i], sizeof paths[i], "%s/%s", directory, names[i]);
