@@ -45,7 +45,7 @@ int logread_filter(logread_options *o, const char *name, const char *value)
     int r;
 
     clock_gettime(CLOCK_REALTIME, &now);
-    r = log_filter_set(&o->filter, name, value, (uint64_t)now.tv_sec * 1000000u);
+    r = log_filter_set(&o->filter, name, value, (uint64_t)now.tv_sec * 1000000u + (uint64_t)now.tv_nsec / 1000u);
     if (r < 0 || o->n_given + 2 > ELEMENTS(o->given)) {
         fprintf(stderr, "h-logread: \"%s\" is no value for %s\n", value, name);
         return -EINVAL;

@@ -10,7 +10,7 @@ import threading
 import pytest
 import simulated
 
-COAP, UID, USER = simulated.ROOT / 'tests/coapd', '60993', 'plug'
+COAP, UID, USER = simulated.ROOT / 'tests/coapd', '61081', 'plug'
 
 
 @pytest.fixture(scope='module')

@@ -12,7 +12,7 @@ from test_roads import end
 
 REGISTRAR = ('org.hybridos.Endpoints1', '/org/hybridos/Endpoints1', 'org.hybridos.Endpoints1')
 RUN = '/run/hybridos/endpointd'
-USERS = {'h-test-lamp': 60970, 'h-test-rival': 60971, 'h-test-other': 60972}
+USERS = {'h-test-lamp': 61070, 'h-test-rival': 61071, 'h-test-other': 61072}
 LAMP = 'h-test-lamp'
 
 # Says on its output what reaches it: (Unregistered|Watch|key|error) and the words.

@@ -8,7 +8,7 @@ import pytest
 
 SECURITY = ("org.hybridos.Security1", "/org/hybridos/Security1", "org.hybridos.Security1")
 LIST = ("busctl", "call", "org.hybridos.Endpoints1", "/org/hybridos/Endpoints1", "org.hybridos.Endpoints1", "List")
-USER, UID = "explained", "60995"
+USER, UID = "explained", "61077"
 
 
 @pytest.fixture(autouse=True)
@@ -137,7 +137,7 @@ def test_these_questions_are_not_for_everybody(device):
 
 
 def test_a_grant_that_polkit_can_undo_says_so(device):
-    app = device.user("explained-app", "60976", groups=["hybridos"])
+    app = device.user("explained-app", "61076", groups=["hybridos"])
     done = device.run("h-policy", "grant", "--id", "test-explain-time", f"unix:{app}", "time.*", check=True)
     assert "org.freedesktop.timedate1.set-time" in done.stderr and "polkit.addRule" in done.stderr
     text = explain(device, f"unix:{app}", "org.freedesktop.timedate1.SetTime")

@@ -287,7 +287,7 @@ def test_secrets_and_audit_stay_here(device, server, sink):
     device.run("python3", "-c", "import socket, struct; f = lambda c, v: struct.pack('<BH', c, len(v)) + v;"
                "socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b'HL\\x01\\x1e\\0\\0\\0\\0' + f(1, b'secret 0') + b'\\x80\\x03PIN' +"
                "struct.pack('<H', 8) + b'12345678' + f(1 | 0x80, b'87654321'), '/run/hybridos/logged/log.sock')", check=True)
-    stranger = device.user("log-sink-denied", "60975")
+    stranger = device.user("log-sink-denied", "61075")
     assert device.run("h-logread", user=stranger).returncode != 0
     arrived(device, server, "secret", 1)
     out = device.run("cat", f"{HERE}/out").stdout

@@ -152,10 +152,10 @@ def test_every_outcome_agrees_with_the_history_of_the_policy(device):
     by what a change had replaced before it was sent."""
     seed = int(os.environ.get("HYBRIDOS_SEED", int.from_bytes(os.urandom(3), "big")))
     print(f"HYBRIDOS_SEED={seed}")
-    device.user("model-user", "60992")
-    device.user("model-other", "60993")
-    device.run("groupadd", "--gid", "60994", "model-group")
-    model = device.popen(device.program("policy-model"), "60992", "60994", "60993", str(seed),
+    device.user("model-user", "61092")
+    device.user("model-other", "61093")
+    device.run("groupadd", "--gid", "61094", "model-group")
+    model = device.popen(device.program("policy-model"), "61092", "61094", "61093", str(seed),
                          "60" if os.environ.get("HYBRIDOS_QUICK") else "600",
                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     kills = 0

@@ -446,7 +446,7 @@ for i in range(1000):
 
 def test_an_app_acts_for_who_asked_it(device, alice, token):
     """The handle goes with a request: an app calls for its client what both may, and nothing else."""
-    app = device.user("test-acting", 60992, groups=("hybridos",))
+    app = device.user("test-acting", 61080, groups=("hybridos",))
     policy(device, "grant", "--id", "test-acting", f"unix:{app}", "endpoint.register", "endpoint.register:/test-acting",
            "log.statistics", "security.read")
     policy(device, "grant", "--id", "test-acting-alice", f"user:{alice}", "endpoint.read:/test-acting")
