@@ -9,8 +9,10 @@
 
 #define FAST_USEC (3u * 1000000u)    /* between two when the round trip is not known (4.5.1) */
 #define UNCONFIRMED_MAX 4u           /* then one that asks for an acknowledgement */
-#define OVERDUE_USEC                                                                               \
-    (110u * 1000000u) /* the library has given up by then, whatever the clock did */
+/* Without an acknowledgement by then it is gone, whatever the library makes of it: MAX_TRANSMIT_WAIT (RFC 7252,
+ * 4.8.2) and a little more; two attempts of somebody who has not been seen to be there. */
+#define OVERDUE_USEC (110u * 1000000u)
+#define OVERDUE_STRANGER_USEC (15u * 1000000u)
 
 typedef struct coapd_value {
     unsigned refs;
@@ -97,6 +99,11 @@ static bool must_confirm(const CoapdObserver *o, uint64_t now)
            since > o->session->coapd->settings->confirm;
 }
 
+static uint64_t overdue_usec(const CoapdObserver *o)
+{
+    return o->session->verified ? OVERDUE_USEC : OVERDUE_STRANGER_USEC;
+}
+
 static coap_mid_t push(CoapdObserver *o, coapd_answer *a, bool confirm)
 {
     Coapd *d = o->session->coapd;
@@ -112,6 +119,7 @@ static coap_mid_t push(CoapdObserver *o, coapd_answer *a, bool confirm)
         o->confirm_usec = now;
         o->unconfirmed = 0;
         o->outstanding = true;
+        timer_start(&d->timers, TIMERS_REQUEST, &o->later, now + overdue_usec(o));
     } else {
         o->unconfirmed++;
     }
@@ -215,11 +223,15 @@ static void on_later(endpoint_timer *t)
 {
     CoapdObserver *o = list_entry(t, CoapdObserver, later);
 
-    if (o->outstanding && timer_now() - o->confirm_usec >= OVERDUE_USEC) {
+    uint64_t now = timer_now(), until = o->confirm_usec + overdue_usec(o);
+
+    if (!o->outstanding) {
+        flush(o);
+    } else if (now < until) {
+        timer_start(&o->session->coapd->timers, TIMERS_REQUEST, &o->later, until);
+    } else {
         o->session->coapd->counters.observers_lost++;
         coapd_observer_free(o);
-    } else {
-        flush(o);
     }
 }
 

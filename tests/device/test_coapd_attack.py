@@ -9,7 +9,7 @@ import pytest
 import simulated
 
 ATTACK = str(simulated.ROOT / 'tests/device/coap-attack.py')
-SPACE, DEVICE, HONEST, EVIL = 'hy-attack', '10.214.0.2', '10.214.0.1', '10.214.0.3'
+SPACE, DEVICE, HONEST, EVIL = f'hy-attack-{os.getpid()}', '10.214.0.2', '10.214.0.1', '10.214.0.3'
 SERVER = ('org.hybridos.Coap1', '/org/hybridos/Coap1')
 
 
@@ -90,7 +90,7 @@ def test_forged_requests_gain_little(device, link):
 
 def test_forged_observers_gain_little(device, link):
     assert ratio('forged-observe', 500) < 6
-    device.wait(lambda: statistics(device)['observers'] == 0, 'those who never answered to be dropped')
+    device.wait(lambda: statistics(device)['observers'] == 0, 'those who never answered to be dropped', 180)
 
 
 @pytest.mark.parametrize('kind', ['forged-hello', 'half-open'])

@@ -175,30 +175,25 @@ def make_authority(folder, name):
 
 @pytest.mark.parametrize('scheme', ['coaps', 'coaps+tcp'])
 def test_client_certificates(device, scheme):
-    """Those of the device's authority are good, others are not, and nobody needs one."""
-    root = f'/proc/{device.init}/root'
-    authority, folder = root + '/run/hybridos/security/ca.pem', root + '/run/hybridos-tests/certificates'
+    """Those that the device's authority has issued are good until they are revoked, others never, and nobody needs one."""
+    shown = lambda name: ('-c', f'/run/hybridos-tests/certificates/{name}', '-j', f'/run/hybridos-tests/certificates/{name}', '-n')
+    folder, name = f'/proc/{device.init}/root/run/hybridos-tests/certificates', f'coap-{scheme[6:] or "udp"}'
     os.makedirs(folder, exist_ok=True)
-    for name in ('good', 'other'):
-        make_authority(folder, name)
-    shown = lambda name: ('-c', f'/run/hybridos-tests/certificates/{name}-client.pem',
-                          '-j', f'/run/hybridos-tests/certificates/{name}-client.key', '-n')
-    kept = None
-    if os.path.exists(authority):
-        with open(authority, 'rb') as f:
-            kept = f.read()
+    make_authority(folder, 'other')
+    with open(f'{folder}/other', 'w') as both:
+        for part in ('other-client.key', 'other-client.pem'):
+            with open(f'{folder}/{part}') as f:
+                both.write(f.read())
+    device.run('h-policy', 'cert', 'init')  # it may be there already
+    device.run('h-policy', 'cert', 'issue', '--out', f'/run/hybridos-tests/certificates/{name}', name, check=True)
     try:
-        with open(f'{folder}/good.pem') as f, open(authority, 'w') as out:
-            out.write(f.read())
+        os.chmod(f'{folder}/{name}', 0o644)
         assert gets_in(device, scheme, '-n')
-        assert gets_in(device, scheme, *shown('good'))
+        assert gets_in(device, scheme, *shown(name))
         assert not gets_in(device, scheme, *shown('other'))
     finally:
-        if kept is None:
-            os.unlink(authority)
-        else:
-            with open(authority, 'wb') as f:
-                f.write(kept)
+        device.run('h-policy', 'cert', 'revoke', name, check=True)
+    assert not gets_in(device, scheme, *shown(name))
 
 
 def test_the_certificate_is_the_devices_own(device):
