@@ -43,6 +43,7 @@ def link(device):
         device.run('systemctl', 'reload', 'h-coapd', check=True)
         node = json.loads(device.run('h-policy', '--json', 'node', 'add', 'honest', check=True).stdout)
         device.wait(lambda: ask('coap'), 'the door to be open')
+        device.wait(lambda: ask('coaps', '-u', node['identity'], '-k', node['key']), 'the key to be known')
         yield node
     finally:
         subprocess.run(['ip', 'netns', 'delete', SPACE], capture_output=True)
