@@ -121,13 +121,18 @@ class Sender {
     head.writeUInt8(record.priority, 7);
     const { dropped } = record;
     head.writeUInt32LE(dropped, 8);
-    this.#socket.write(Buffer.concat([head, record.body]), (e) => {
-      if (!e) return; // else h-logged went away, and this was not taken
+    const socket = this.#socket;
+    socket.write(Buffer.concat([head, record.body]), (e) => {
+      if (!e) { // 'drain' would tell only of a write that came back with false
+        if (socket.writableLength === 0) socket.unref();
+        return;
+      }
+      // h-logged went away, and this was not taken.
       this.#dropped = Math.min(this.#dropped + dropped, 0xffffffff);
       if (!process.stderr.isTTY) this.#toStderr(record);
     });
     // The program goes on living only for what is still here.
-    if (this.#socket.writableLength > 0) this.#socket.ref();
+    if (socket.writableLength > 0) socket.ref();
   }
 
   #connect() {
@@ -139,7 +144,6 @@ class Sender {
       this.#waitingSize = 0;
       if (socket.writableLength === 0) socket.unref();
     });
-    socket.on('drain', () => socket.unref());
     socket.on('data', () => {}); // nothing comes; but so the end is seen
     socket.on('error', () => {}); // 'close' follows
     socket.on('close', () => {
