@@ -262,6 +262,11 @@ int http_drain(Http *h, void (*drained)(Http *h, void *userdata), void *userdata
 
 /* Idle HTTP/1 connections have nothing to be told: they are cut. HTTP/2 ones get the library's two
  * GOAWAY frames, a second apart, first. */
+static bool is_drained(const Http *h)
+{
+    return h->drained && !h->connections && !h->lingers;
+}
+
 static void check_drain(Http *h)
 {
     uint64_t now = http_now();
@@ -273,7 +278,7 @@ static void check_drain(Http *h)
         if ((!c->exchanges && (!c->http2 || now >= h->drain_since_usec + FAREWELL_USEC)) ||
             now >= h->drain_until_usec)
             http_connection_kill(c);
-    if (h->connections || h->lingers)
+    if (!is_drained(h))
         return;
     h->drained = NULL;
     drained(h, h->drained_userdata);
@@ -316,7 +321,7 @@ int http_turn(Http *h, uint64_t usec)
         return r;
     if (h->core)
         endpoint_core_flush(h->core);
-    if (h->dying || r > 0)
+    if (h->dying || r > 0 || is_drained(h)) /* a linger may just have ended */
         wait = 0;
     else if (h->connections && wait > SWEEP_MS)
         wait = SWEEP_MS;

@@ -10,6 +10,7 @@ import socket
 import ssl
 import struct
 import sys
+import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import attacks  # noqa: E402
@@ -544,13 +545,32 @@ def drain(served):
     served.end()
 
 
+def drain_slowly(served):
+    """It takes what a slow client needs, and ends with the client, not when its time is over."""
+    served = Served(served.process.args[0], "Drain = 75", stall=60)
+    client = Http2(served.target, rcvbuf=4096, window=1 << 20)
+    client.send(client.frame(WINDOW, 0, 0, struct.pack(">I", 1 << 20)) + client.request("/stream")[1])
+    while client.read_frame()[0] != HEADERS:
+        pass
+    order(served, b"d")
+    size = 0
+    while size < 1 << 20:
+        kind, _, _, payload = client.read_frame()
+        if kind == DATA:
+            size += len(payload)
+            time.sleep(0.002)
+    client.wait_end()
+    expect(served.process.wait(attacks.DEADLINE), 0)
+    served.end()
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--serve", required=True)
     served = Served(parser.parse_args().serve)
     failed = 0
     tests = [static_names, static_ranges, static_conditions, static_gzip, static_revoked, static_shrinking, metrics, methods, trailers, refused_bodies, headers, credentials, cors, streaming, events, protocols, request_rate,
-             reserved_slots, reload, drain]
+             reserved_slots, reload, drain, drain_slowly]
     for test in tests:
         try:
             test(served)
