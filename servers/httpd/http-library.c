@@ -12,6 +12,8 @@
  * - Fields of trailers are put among those of the header. They are dropped.
  * - "cache-digest" is decoded for a server push that we do not offer. It is not looked at.
  * - A connection is closed while the client still sends: see http-linger.c.
+ * - A connection that may end is closed in the turn in which its last bytes were given to the
+ *   socket: what did not fit there is lost. It is closed when they are out.
  * - A CONTINUATION frame on a connection that is ending makes the library read it for ever.
  *
  * tests/httpd/attacks.py and features.py try each; without this file they fail. */
@@ -115,10 +117,31 @@ INTERPOSED ssize_t h2o_http2_decode_frame(h2o_http2_frame_t *frame, const uint8_
     return r;
 }
 
+static void on_last_bytes(h2o_socket_t *socket, const char *error)
+{
+    h2o_socket_close(socket);
+}
+
+/* Only TLS keeps what is not out in the socket itself, the rest was freed with the stream. Whoever
+ * never takes it is idle, and found by the sweep. */
+static bool is_unfinished(const h2o_socket_t *socket, const HttpConnection *c)
+{
+    return c->http2 && c->tls && !c->dying && !c->last_bytes && socket->_cb.write;
+}
+
 INTERPOSED void h2o_socket_close(h2o_socket_t *socket)
 {
-    if (http_socket_connection(socket))
-        http_connection_leave(http_socket_connection(socket));
+    HttpConnection *c = http_socket_connection(socket);
+
+    if (c && is_unfinished(socket, c)) {
+        c->last_bytes = true;
+        h2o_socket_read_stop(socket);
+        socket->_cb.write = on_last_bytes;
+        socket->data = NULL;
+        return;
+    }
+    if (c)
+        http_connection_leave(c);
     library.socket_close(socket);
 }
 

@@ -275,7 +275,8 @@ static void check_drain(Http *h)
     if (!drained)
         return;
     for (HttpConnection *c = h->connections; c; c = c->next)
-        if ((!c->exchanges && (!c->http2 || now >= h->drain_since_usec + FAREWELL_USEC)) ||
+        if ((!c->exchanges && !c->last_bytes &&
+             (!c->http2 || now >= h->drain_since_usec + FAREWELL_USEC)) ||
             now >= h->drain_until_usec)
             http_connection_kill(c);
     if (!is_drained(h))

@@ -91,6 +91,7 @@ struct HttpConnection {
     unsigned open, n_peers;
     int linger_fd; /* the socket once more, from when the library lets go of it */
     bool authenticated, tls, dying, http2;
+    bool last_bytes; /* the library has let go of it, what it sent last is not out yet */
     char certificate[65]; /* SHA-256, in hex, of what the client has shown and proved; "": nothing */
     char peer_name[ENDPOINT_ADDRESS_TEXT];
     char local_name[ENDPOINT_ADDRESS_TEXT];

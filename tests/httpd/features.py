@@ -548,18 +548,24 @@ def drain(served):
 def drain_slowly(served):
     """It takes what a slow client needs, and ends with the client, not when its time is over."""
     served = Served(served.process.args[0], "Drain = 75", stall=60)
-    client = Http2(served.target, rcvbuf=4096, window=1 << 20)
-    client.send(client.frame(WINDOW, 0, 0, struct.pack(">I", 1 << 20)) + client.request("/stream")[1])
-    while client.read_frame()[0] != HEADERS:
-        pass
+    late = 7  # bytes that find no room behind the rest: the client opens its window when the socket is full
+    update = struct.pack(">I", late)
+    clients = [Http2(served.target, rcvbuf=size, window=(1 << 20) - late) for size in (2048, 4096, 8192, 16384) * 4]
+    for c in clients:
+        c.send(c.frame(WINDOW, 0, 0, struct.pack(">I", (1 << 20) - late - 65535)) + c.request("/stream")[1])
+        while c.read_frame()[0] != HEADERS:
+            pass
     order(served, b"d")
-    size = 0
-    while size < 1 << 20:
-        kind, _, _, payload = client.read_frame()
-        if kind == DATA:
-            size += len(payload)
-            time.sleep(0.002)
-    client.wait_end()
+    time.sleep(0.1)
+    for c in clients:
+        c.send(c.frame(WINDOW, 0, 0, update) + c.frame(WINDOW, 0, 1, update))
+    for c in clients:
+        size = 0
+        while size < 1 << 20:
+            kind, _, _, payload = c.read_frame()
+            if kind == DATA:
+                size += len(payload)
+        c.wait_end()
     expect(served.process.wait(attacks.DEADLINE), 0)
     served.end()
 
