@@ -17,14 +17,17 @@
 typedef struct permission {
     struct permission *next; /* in the hash bucket */
     uint32_t hash, refs, page, bit;
+    uint64_t since; /* the page's version from which on the bit is this one's */
     char name[];
 } permission;
 
-/* Rows are asked for HYBUS_AGENT_PERMISSIONS_MAX names at a time. A bit means something only while
- * the version under which its row was asked for is still that of the page. */
+/* Rows are asked for HYBUS_AGENT_PERMISSIONS_MAX names at a time. A bit never moves, but may be given
+ * to another: a row answers for what was in the page when it was asked for, so that who registers
+ * without end makes nobody else's rows worthless. */
 typedef struct permission_page {
     permission *permissions[HYBUS_AGENT_PERMISSIONS_MAX];
-    uint32_t used, end, version;
+    uint64_t version; /* counts what was put in */
+    uint32_t used, end;
     size_t bytes;
 } permission_page;
 
@@ -217,7 +220,8 @@ int registrar_parse_entry(table *t, const hybus_frame *f, char *namespace, entry
 
 typedef struct row_page {
     struct principal *principal;
-    uint32_t index, version, asked_version;
+    uint64_t version, asked_version; /* of the page, for the row and for the question */
+    uint32_t index;
     hybus_row *row;
     hybus_agent_question *question;
     bool asking, settling;

@@ -41,6 +41,11 @@ int principal_get(endpoint_core *c, const hybus_principal *from, principal **ret
     return 0;
 }
 
+static bool knows(const row_page *g, const permission *p)
+{
+    return p->since <= g->version;
+}
+
 static void report_used(row_page *g)
 {
     endpoint_core *c = g->principal->core;
@@ -48,8 +53,8 @@ static void report_used(row_page *g)
     permission_page *page = c->table.pages[g->index];
 
     for (uint32_t i = 0; i < HYBUS_AGENT_PERMISSIONS_MAX; i++) {
-        /* Counts of an older numbering are lost rather than put to another permission. */
-        if (g->used[i] > 1 && page && g->version == page->version && page->permissions[i])
+        /* What was counted for one that is gone is lost rather than put to another permission. */
+        if (g->used[i] > 1 && page && page->permissions[i] && knows(g, page->permissions[i]))
             hybus_agent_used(c->agent, &subject, page->permissions[i]->name, g->used[i] - 1u);
         g->used[i] = 0;
     }
@@ -168,10 +173,7 @@ static int page_want(principal *p, uint32_t index)
 
 static bool page_current(row_page *g)
 {
-    endpoint_core *c = g->principal->core;
-
-    return g->row && c->table.pages[g->index] && g->version == c->table.pages[g->index]->version &&
-           hybus_agent_row_current(c->agent, g->row);
+    return g->row && hybus_agent_row_current(g->principal->core->agent, g->row);
 }
 
 /* A session that is in use does not end. */
@@ -189,7 +191,7 @@ int principal_allows(principal *p, const permission *needed, bool count)
 {
     row_page *g = p->pages[needed->page];
 
-    if (_unlikely_(!g || !page_current(g))) {
+    if (_unlikely_(!g || !page_current(g) || !knows(g, needed))) {
         int r = page_want(p, needed->page);
         return r < 0 ? r : -EAGAIN;
     }

@@ -47,7 +47,7 @@ static int permission_place(table *t, permission *p)
         page->used++;
         page->bytes += size;
         page->end = MAX_OF(page->end, bit + 1);
-        page->version++;
+        p->since = ++page->version;
         p->page = i;
         p->bit = bit;
         return 0;
@@ -100,7 +100,6 @@ void permission_unref(table *t, permission *p)
     page->permissions[p->bit] = NULL;
     page->used--;
     page->bytes -= strlen(p->name) + 3;
-    page->version++;
     while (page->end > 0 && !page->permissions[page->end - 1])
         page->end--;
     for (at = &t->permissions[p->hash % TABLE_BUCKETS]; *at != p; at = &(*at)->next)

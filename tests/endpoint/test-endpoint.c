@@ -975,6 +975,50 @@ static void test_many_permissions(void **state)
     device_free(d);
 }
 
+/* Whoever registers and unregisters without end has no part in what is asked for another's endpoint. */
+static void test_others_come_and_go(void **state)
+{
+    device *d = device_new(NULL, NULL);
+    char name[32];
+    client c;
+    answer *a;
+    side *app;
+    unsigned rows;
+
+    agent_fake_grant(d->agent, "anonymous", ALLOW_ALL);
+    registrar_channel(d, "/thermo", KEY);
+    app = app_attached(d, "/thermo", KEY);
+    client_new(d, &c, NULL);
+    a = request(&c, "GET", "/thermo", NULL, 0, true);
+    side_send(app, CHANNEL_RESPONSE, CHANNEL_END, 200, side_wait(d, app, CHANNEL_REQUEST)->stream,
+              0, NULL, 0);
+    wait_for(d, a->ended);
+    answer_free(a);
+    rows = agent_fake_rows(d->agent);
+    for (int i = 0; i < 200; i++) {
+        snprintf(name, sizeof(name), "/other/%i", i);
+        registrar_channel(d, name, KEY);
+        wait_for(d, endpoint_core_has(d->core, name));
+        if (i % 2) {
+            registrar_entry(d, CHANNEL_GONE, ":namespace", name, NULL);
+            wait_for(d, !endpoint_core_has(d->core, name));
+        }
+        a = request(&c, "GET", "/thermo", NULL, 0, true);
+        assert_int_equal(a->request->state, REQUEST_OPEN);
+        answer_free(a);
+    }
+    assert_int_equal(agent_fake_rows(d->agent), rows);
+
+    /* The row knows nothing of what came later. */
+    a = request(&c, "GET", "/other/0", NULL, 0, true);
+    assert_int_not_equal(a->request->state, REQUEST_OPEN);
+    wait_for(d, agent_fake_rows(d->agent) > rows);
+    answer_free(a);
+    client_free(&c);
+    app_free(app);
+    device_free(d);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -983,6 +1027,7 @@ int main(void)
         cmocka_unit_test(test_single_requests),
         cmocka_unit_test(test_listing),
         cmocka_unit_test(test_many_permissions),
+        cmocka_unit_test(test_others_come_and_go),
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_rules),
         cmocka_unit_test(test_bodies_and_credit),
