@@ -21,9 +21,9 @@ typedef struct permission {
     char name[];
 } permission;
 
-/* Rows are asked for HYBUS_AGENT_PERMISSIONS_MAX names at a time. A bit never moves, but may be given
- * to another: a row answers for what was in the page when it was asked for, so that who registers
- * without end makes nobody else's rows worthless. */
+/* Rows are asked for HYBUS_AGENT_PERMISSIONS_MAX names at a time. A bit never moves, but may be
+ * given to another: a row answers for what was in the page when it was asked for, so that who
+ * registers without end makes nobody else's rows worthless. */
 typedef struct permission_page {
     permission *permissions[HYBUS_AGENT_PERMISSIONS_MAX];
     uint64_t version; /* counts what was put in */
