@@ -9,6 +9,14 @@
 
 #define FAST_USEC (3u * 1000000u)    /* between two when the round trip is not known (4.5.1) */
 #define UNCONFIRMED_MAX 4u           /* then one that asks for an acknowledgement */
+/* An acknowledgement that comes later may be of a repetition: it tells nothing of the round trip. */
+#define FIRST_USEC (2u * 1000000u)   /* ACK_TIMEOUT (RFC 7252, 4.8) */
+/* Many who observe the same would acknowledge at the same time, and a socket holds some 270 small
+ * datagrams: the others are lost, and their senders silent for seconds. So the loop sends some, reads,
+ * and goes on when not too many acknowledgements are to be expected. */
+#define TURN_MAX 32u
+#define EXPECTED_MAX 128u
+#define EXPECTED_USEC (100u * 1000u) /* who has not answered by then is far away, or gone */
 /* Without an acknowledgement by then it is gone, whatever the library makes of it: MAX_TRANSMIT_WAIT (RFC 7252,
  * 4.8.2) and a little more; two attempts of somebody who has not been seen to be there. */
 #define OVERDUE_USEC (110u * 1000000u)
@@ -28,6 +36,7 @@ typedef struct coapd_value {
 
 struct CoapdObserver {
     list node; /* of the session: first */
+    list due;  /* of all whose turn comes */
     CoapdSession *session;
     endpoint_watch *watch;
     endpoint_timer later;
@@ -88,14 +97,13 @@ static coapd_value *value_get(Coapd *d, const endpoint_value *of)
 /* --- sending ------------------------------------------------------------------------------------
  */
 
-
 static bool must_confirm(const CoapdObserver *o, uint64_t now)
 {
     uint64_t since = now - o->confirm_usec;
 
     if (o->session->reliable)
         return false;
-    return o->confirm_usec == 0 || !o->session->verified || o->unconfirmed >= UNCONFIRMED_MAX ||
+    return o->round_trip_usec == 0 || !o->session->verified || o->unconfirmed >= UNCONFIRMED_MAX ||
            since > o->session->coapd->settings->confirm;
 }
 
@@ -119,6 +127,7 @@ static coap_mid_t push(CoapdObserver *o, coapd_answer *a, bool confirm)
         o->confirm_usec = now;
         o->unconfirmed = 0;
         o->outstanding = true;
+        d->expected += !o->session->reliable;
         timer_start(&d->timers, TIMERS_REQUEST, &o->later, now + overdue_usec(o));
     } else {
         o->unconfirmed++;
@@ -199,8 +208,13 @@ static uint64_t pause_of(const CoapdObserver *o)
     return o->round_trip_usec ? o->round_trip_usec : FAST_USEC;
 }
 
-/* Sends the newest value if it is time, and otherwise when it is. The observer may be gone
- * afterwards. */
+static void wake(Coapd *d)
+{
+    if (!list_empty(&d->due))
+        (void)sd_event_source_set_enabled(d->turn, SD_EVENT_ONESHOT);
+}
+
+/* Sends the newest value as soon as it is time. The observer may be gone afterwards. */
 static void flush(CoapdObserver *o)
 {
     uint64_t now = timer_now(), next = o->sent_usec + pause_of(o);
@@ -213,10 +227,58 @@ static void flush(CoapdObserver *o)
     }
     if (!o->value)
         return;
-    if (o->sent_usec > 0 && now < next && !o->value->gone)
+    if (o->sent_usec > 0 && now < next && !o->value->gone) {
         timer_start(&o->session->coapd->timers, TIMERS_SHORT, &o->later, next);
-    else
+    } else if (list_empty(&o->due)) {
+        list_append(&o->session->coapd->due, &o->due);
+        wake(o->session->coapd);
+    }
+}
+
+/* When acknowledgements have come, or when it is too late for them. */
+static bool is_quiet(Coapd *d)
+{
+    uint64_t now = timer_now();
+
+    if (now >= d->expected_until) {
+        d->expected = 0;
+        d->expected_until = now + EXPECTED_USEC;
+    }
+    return d->expected < EXPECTED_MAX;
+}
+
+static void on_silence(endpoint_timer *t)
+{
+    wake(list_entry(t, Coapd, silence));
+}
+
+static void take_turn(CoapdObserver *o)
+{
+    list_remove(&o->due);
+    if (o->value && !o->outstanding && !coapd_session_is_full(o->session))
         push_value(o);
+}
+
+static int on_turn(sd_event_source *source, void *userdata)
+{
+    Coapd *d = userdata;
+
+    for (unsigned i = 0; i < TURN_MAX && !list_empty(&d->due) && is_quiet(d); i++)
+        take_turn(list_entry(d->due.next, CoapdObserver, due));
+    if (is_quiet(d))
+        wake(d);
+    else
+        timer_start(&d->timers, TIMERS_SHORT, &d->silence, d->expected_until);
+    return 0;
+}
+
+int coapd_observers_open(Coapd *d)
+{
+    int r = sd_event_add_defer(d->event, &d->turn, on_turn, d);
+
+    d->silence.fire = on_silence;
+    list_init(&d->silence.node);
+    return r < 0 ? r : sd_event_source_set_enabled(d->turn, SD_EVENT_OFF);
 }
 
 static void on_later(endpoint_timer *t)
@@ -297,7 +359,7 @@ static CoapdObserver *find(CoapdSession *s, const coapd_message *m)
 static bool has_room(const CoapdSession *s)
 {
     const Coapd *d = s->coapd;
-    size_t most = d->settings->sessions;
+    size_t most = d->settings->observers;
 
     if (!s->verified)
         most /= 2;
@@ -326,6 +388,7 @@ CoapdObserver *coapd_observer_new(CoapdExchange *x, const coapd_question *q)
     o->asked_usec = timer_now();
     o->later.fire = on_later;
     list_init(&o->later.node);
+    list_init(&o->due);
     list_append(&s->observers, &o->node);
     s->n_observers++;
     s->coapd->n_observers++;
@@ -348,6 +411,7 @@ void coapd_observer_free(CoapdObserver *o)
             x->observer = NULL;
     }
     timer_stop(&o->later);
+    list_remove(&o->due);
     endpoint_watch_free(o->watch);
     value_unref(o->value);
     list_remove(&o->node);
@@ -418,9 +482,14 @@ void coapd_observer_acknowledged(CoapdSession *s, coap_mid_t mid)
     if (!o || !o->outstanding)
         return;
     o->outstanding = false;
+    timer_stop(&o->later);
+    if (s->coapd->expected > 0)
+        s->coapd->expected--;
+    wake(s->coapd);
     coapd_verified(s);
     took = MAX_OF(timer_now() - o->confirm_usec, (uint64_t)1);
-    o->round_trip_usec = o->round_trip_usec ? (7 * o->round_trip_usec + took) / 8 : took;
+    if (took < FIRST_USEC)
+        o->round_trip_usec = o->round_trip_usec ? (7 * o->round_trip_usec + took) / 8 : took;
     flush(o);
 }
 

@@ -24,6 +24,7 @@ const hybus_setting coapd_setting_table[] = {
     SETTING("limits", "Sessions", UINT, sessions, "1024", 8, 65536),
     SETTING("limits", "Requests", UINT, requests, "1024", 8, 65536),
     SETTING("limits", "RequestsPerSession", UINT, requests_session, "16", 1, 1024),
+    SETTING("limits", "Observers", UINT, observers, "1280", 8, 65536),
     SETTING("limits", "ObserversPerSession", UINT, observers_session, "16", 1, 1024),
     SETTING("limits", "Connections", UINT, connections, "256", 8, 4096),
     SETTING("limits", "ConnectionsReserved", UINT, connections_reserved, "32", 1, 4095),
@@ -55,7 +56,7 @@ void coapd_settings_to_core(const coapd_settings *s, endpoint_settings *ret)
                                .body_max = s->body,
                                .requests_max = s->requests,
                                .requests_peer_max = s->requests_session,
-                               .watches_max = s->sessions,
+                               .watches_max = s->observers,
                                .watches_peer_max = s->observers_session};
 }
 
@@ -222,6 +223,7 @@ int coapd_new(sd_event *event, const coapd_settings *settings, Coapd **ret)
         return -ENOMEM;
     list_init(&d->sessions);
     list_init(&d->connections);
+    list_init(&d->due);
     for (size_t i = 0; i < COAPD_RANKS; i++)
         list_init(&d->idle[i]);
     coapd_rd_init(d);
@@ -230,6 +232,8 @@ int coapd_new(sd_event *event, const coapd_settings *settings, Coapd **ret)
     r = RAND_bytes(d->echo_key, sizeof(d->echo_key)) == 1 ? 0 : -EIO;
     if (r >= 0)
         r = timers_init(&d->timers, event);
+    if (r >= 0)
+        r = coapd_observers_open(d);
     if (r >= 0)
         r = coapd_secrets_new(d);
     if (r >= 0)
@@ -284,6 +288,7 @@ void coapd_free(Coapd *d)
     close_connections(d);
     endpoint_peer_free(d->stranger);
     coapd_secrets_free(d->secrets);
+    sd_event_source_disable_unref(d->turn);
     coapd_app_close(d);
     timers_done(&d->timers);
     sd_event_unref(d->event);

@@ -41,7 +41,7 @@ typedef struct coapd_settings {
     bool convert, node_loopback;
     uint64_t nodes, nodes_owner, node_links, node_link_bytes, node_lifetime, node_cache,
         node_timeout, node_stale;
-    uint64_t sessions, requests, requests_session, observers_session, body;
+    uint64_t sessions, requests, requests_session, observers, observers_session, body;
     uint64_t connections, connections_reserved, connections_address, handshakes;
     uint64_t deadline, acknowledge, idle, confirm, handshake;
 } coapd_settings;
@@ -189,6 +189,11 @@ struct Coapd {
     list idle[COAPD_RANKS]; /* exchanges that wait for their client, oldest first */
     CoapdSession *buckets[COAPD_SESSION_BUCKETS];
     struct coapd_value *last_value; /* the newest that somebody observes */
+    list due;                       /* observers who are to be told */
+    sd_event_source *turn;          /* tells some of them */
+    size_t expected;                /* acknowledgements, soon */
+    uint64_t expected_until;
+    endpoint_timer silence;
     struct CoapdSecrets *secrets;   /* coap-tls.c */
     struct {
         hybus_agent_question *question;
@@ -346,6 +351,8 @@ bool coapd_observer_undecided(const CoapdObserver *o);
 /* The registration is about to be answered: the option goes in, or the observer goes. */
 void coapd_observer_answer(CoapdObserver *o, coapd_answer *a);
 void coapd_observer_cancel(CoapdSession *s, const coapd_message *m);
+/* Notifications go out some at a time, from the loop. */
+int coapd_observers_open(Coapd *d);
 /* The road takes more again. */
 void coapd_observers_flush(CoapdSession *s);
 /* What the library does not tell: an empty message has come. */

@@ -106,8 +106,8 @@ def responder(build, say):
     return result
 
 
-def coap(build, say):
-    """Requests a second and p99 over CoAP, beside libcoap's own server in process; 1,000 observers."""
+def with_coap(build, say, measure):
+    """What `measure` tells of a device with the responders and libcoap's own server: of (device, coap, pids, say)."""
     import coap as coap_bench
     d = started(build, say)
     apps = []
@@ -125,11 +125,21 @@ def coap(build, say):
             simulated.wait_until(lambda: not d.run('coap-client-notls', f'coap://127.0.0.1{path}').stderr, 60, path)
         pid = d.run('systemctl', 'show', '-P', 'MainPID', 'h-coapd', check=True).stdout.strip()
         named = lambda name: d.run('pidof', name, check=True).stdout.strip()
-        return coap_bench.measure(d, pid, named('bench-channel'), named('coap-server-notls'), say)
+        return measure(coap_bench, d, pid, lambda: (named('bench-channel'), named('coap-server-notls')))
     finally:
         for app in apps:
             app.terminate()
         ended(d)
+
+
+def coap(build, say):
+    """Requests a second and p99 over CoAP, beside libcoap's own server in process; 1,000 observers."""
+    return with_coap(build, say, lambda bench, d, pid, others: bench.measure(d, pid, *others(), say))
+
+
+def observers(build, say):
+    """1,000 observers over CoAP alone, without the requests."""
+    return with_coap(build, say, lambda bench, d, pid, others: {'rows': bench.observers(d, pid, say)})
 
 
 def daemons(d):
@@ -233,7 +243,8 @@ def log(build, say):
         ended(d)
 
 
-BENCHES = {f.__name__: f for f in (mediation, responder, coap, log, idle, boot, size)}
+BENCHES = {f.__name__: f for f in (mediation, responder, coap, observers, log, idle, boot, size)}
+PARTS = {'observers'}  # of another
 
 
 def table(result):
@@ -254,7 +265,7 @@ def run(names, build, say):
         if name not in BENCHES:
             raise Problem(f'there is no benchmark {name}; there are: {", ".join(BENCHES)}')
     results, failed = {}, 0
-    for name in names or BENCHES:
+    for name in names or [name for name in BENCHES if name not in PARTS]:
         print(f'\n== {name}: {BENCHES[name].__doc__.strip()}', flush=True)
         try:
             results[name] = BENCHES[name](build, say)

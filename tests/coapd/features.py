@@ -3,6 +3,8 @@
 """The server's translation, message by message: features.py --serve PROGRAM [NAME…]."""
 import argparse
 import os
+import resource
+import select
 import socket
 import subprocess
 import sys
@@ -330,7 +332,7 @@ def test_those_who_may_not_be_there_give_way(server):
         assert Client(careful.port).request('GET', '/hello').text == '5.03'
     finally:
         careful.close()
-    careful = Server(server.program, '[abuse]', 'Verify = always', '[limits]', 'Sessions = 16')
+    careful = Server(server.program, '[abuse]', 'Verify = always', '[limits]', 'Observers = 16')
     try:
         given = [Client(careful.port).request('GET', '/events', ('observe', 0)).get('observe') is not None
                  for _ in range(12)]
@@ -414,6 +416,37 @@ def test_observers_are_bounded(server):
     assert given == [True] * 16 + [False] * 4, given
     for i in range(16):
         c.request('GET', '/events', ('observe', 1), token=bytes([i]))
+    assert server.counters()['observers'] == 0
+
+
+def test_many_observers(server):
+    """Their acknowledgements all arrive: nobody has to be told twice, or waits for the next value but one."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(2048, limits[1]), limits[1]))
+    other, waiting = Client(server.port), select.epoll()
+    observers = {c.socket.fileno(): c for c in (Client(server.port) for _ in range(1000))}
+    try:
+        for fd, c in observers.items():
+            observe(c)
+            waiting.register(fd, select.EPOLLIN)
+        assert server.counters()['observers'] == len(observers)
+        for _ in range(8):
+            other.request('GET', '/events/next')
+            told, values = [], set()
+            while len(told) < len(observers):
+                ready = waiting.poll(20)
+                assert ready, f'{len(told)} of {len(observers)} were told'
+                for fd, _ in ready:
+                    got = observers[fd].receive()
+                    if got.kind == CON:
+                        observers[fd].acknowledge(got)
+                    told.append(fd)
+                    values.add(got.payload)
+            assert len(set(told)) == len(observers) and len(values) == 1, 'told twice, or something else'
+    finally:
+        for c in observers.values():
+            c.request('GET', '/events', ('observe', 1), token=b'obs1')
+            c.close()
     assert server.counters()['observers'] == 0
 
 

@@ -37,7 +37,7 @@ typedef struct port {
     uint64_t sent[DEPTH_MAX];
     bool registered;
     uint64_t values;
-    unsigned tries;
+    uint32_t observed; /* the Observe option of the last one */
 } port;
 
 static port ports[SOCKETS_MAX];
@@ -119,6 +119,23 @@ static int payload_of(const uint8_t *m, size_t size)
         at += n;
     }
     return at < size ? (int)(size - at - 1) : 0;
+}
+
+/* The Observe option, which comes behind no other but an entity tag. */
+static bool observe_of(const uint8_t *m, size_t size, uint32_t *ret)
+{
+    unsigned number = 0;
+
+    for (size_t at = 4u + (m[0] & 15); at < size && number < 6; at += m[at] & 15u, at++) {
+        number += m[at] >> 4;
+        if (number != 6)
+            continue;
+        *ret = 0;
+        for (size_t i = 1; i <= (m[at] & 15u) && at + i < size; i++)
+            *ret = *ret << 8 | m[at + i];
+        return true;
+    }
+    return false;
 }
 
 static size_t take_batch(int fd, size_t n, struct mmsghdr *h, struct iovec *v)
@@ -272,6 +289,7 @@ static unsigned registered;
 static void take_values(port *p)
 {
     uint8_t m[ROOM];
+    uint32_t number;
     ssize_t n;
 
     while ((n = recv(p->fd, m, sizeof(m), MSG_DONTWAIT)) >= 4) {
@@ -286,9 +304,14 @@ static void take_values(port *p)
             bad++;
             continue;
         }
+        if (!observe_of(m, (size_t)n, &number))
+            continue; /* an answer that is no observation */
         if (!p->registered)
             registered++;
+        else if (number == p->observed)
+            continue; /* the same once more */
         p->registered = true;
+        p->observed = number;
         p->values++;
     }
 }
