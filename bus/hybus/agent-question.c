@@ -413,6 +413,22 @@ bool hybus_agent_unjudged(hybus_agent *a, const hybus_subject *subject, const ch
     return agent_send_note(a, o, true);
 }
 
+bool hybus_agent_bus_refused(hybus_agent *a, const hybus_subject *subject, const hybus_refusal *refusal,
+                             uint64_t count)
+{
+    const char type[] = {refusal->type, '\0'};
+    json_t *o = json_pack("{ss ss sb ss* ss* ss* ss* sI}", "op", "bus-refused", "type", type, "receive",
+                          (int)refusal->receive, "destination", refusal->destination, "interface",
+                          refusal->interface, "member", refusal->member, "path", refusal->path, "count",
+                          (json_int_t)MIN_OF(count, (uint64_t)1 << 53));
+
+    if (o && subject_json(o, subject) != 0) {
+        json_decref(o);
+        o = NULL;
+    }
+    return agent_send_note(a, o, true);
+}
+
 void hybus_agent_release(hybus_agent *a, uint64_t handle)
 {
     if (handle != 0)

@@ -145,6 +145,18 @@ HYBUS_EXPORT bool hybus_agent_unjudged(hybus_agent *a, const hybus_subject *subj
                                        const char *reason, const char *audit, const char *interface,
                                        const char *member, uint64_t count);
 
+/* A message that the bus itself refused to carry, as its log tells. */
+typedef struct hybus_refusal {
+    char type;    /* 'm' a call, 'e' a signal, 'r' an answer or error */
+    bool receive; /* refused on the receiver's side */
+    const char *destination, *interface, *member, *path; /* NULL: not known */
+} hybus_refusal;
+
+/* Tells the agent of `count` such messages, for the audit. `subject`: who sent them, by uid and unique name, or
+ * unknown. One way; false: it was not told, and should be told later. */
+HYBUS_EXPORT bool hybus_agent_bus_refused(hybus_agent *a, const hybus_subject *subject,
+                                          const hybus_refusal *refusal, uint64_t count);
+
 /* CheckConnection: a connect request from outside. Strings may be NULL when unknown. */
 typedef struct hybus_connection {
     const char *protocol;  /* "http", "ws", "coap", "mqtt" */

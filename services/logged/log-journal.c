@@ -31,6 +31,9 @@ struct log_journal {
     sd_event_source *io, *again;
     cursor_file *cursors;
     uint64_t entries;
+    uint32_t bus_uid;
+    log_journal_refused refused;
+    void *refused_userdata;
     /* After a restart: what was read by then is passed over, wherever the search for it ends. */
     bool resuming, stored;
     char resume[CURSOR_MAX];
@@ -131,12 +134,38 @@ static log_source source_of(sd_journal *j)
                : LOG_SOURCE_JOURNAL;
 }
 
+/* The unit is known by the sender's control group, the user by its credentials, and neither can be forged. Programs
+ * that dbus-daemon starts by itself run in its unit, but as another user. What comes by a unit's standard output
+ * bears the name of whoever opened it. */
+static bool is_of_bus(log_journal *j, const log_entry *e)
+{
+    char transport[16];
+
+    return j->refused && e->uid == j->bus_uid && e->speaker &&
+           (streq(e->speaker, "dbus.service") || streq(e->speaker, "dbus-broker.service")) &&
+           get(j->journal, "_TRANSPORT", transport, sizeof(transport)) &&
+           (streq(transport, "syslog") || streq(transport, "journal"));
+}
+
+static bool read_refusal(sd_journal *journal, log_refusal *ret)
+{
+    char line[LOG_REFUSAL_LINE_MAX + 1], fields[LOG_BROKER_FIELDS][LOG_REFUSAL_LINE_MAX];
+    const char *values[LOG_BROKER_FIELDS], *message = get(journal, "MESSAGE", line, sizeof(line));
+
+    if (message && log_refusal_of_daemon(message, strlen(message), ret))
+        return true;
+    for (size_t i = 0; i < LOG_BROKER_FIELDS; i++)
+        values[i] = get(journal, log_broker_fields[i], fields[i], sizeof(fields[i]));
+    return log_refusal_of_broker(values, ret);
+}
+
 static void store(log_journal *j, log_clock now)
 {
     char unit[LOG_UNIT_MAX], other[LOG_UNIT_MAX];
     uint32_t severity = get_number(j->journal, "PRIORITY", LOG_INFO);
     uint32_t facility = get_number(j->journal, "SYSLOG_FACILITY", LOG_DAEMON >> 3);
     log_entry e = {.when = now, .source = source_of(j->journal)};
+    log_refusal refusal;
     sd_id128_t boot;
 
     (void)sd_journal_get_realtime_usec(j->journal, &e.when.realtime);
@@ -153,6 +182,8 @@ static void store(log_journal *j, log_clock now)
     e.fields = j->fields;
     j->entries++;
     (void)log_book_append(j->book, &e, now, NULL);
+    if (is_of_bus(j, &e) && read_refusal(j->journal, &refusal))
+        j->refused(&refusal, e.when.monotonic, j->refused_userdata);
 }
 
 /* --- the cursor
@@ -366,6 +397,13 @@ void log_journal_free(log_journal *j)
     if (j->cursors)
         munmap(j->cursors, sizeof(*j->cursors));
     free(j);
+}
+
+void log_journal_on_refused(log_journal *j, uint32_t uid, log_journal_refused f, void *userdata)
+{
+    j->bus_uid = uid;
+    j->refused = f;
+    j->refused_userdata = userdata;
 }
 
 uint64_t log_journal_entries(const log_journal *j)

@@ -8,6 +8,7 @@
 
 #include <systemd/sd-event.h>
 
+#include "log-refusal.h"
 #include "log.h"
 
 #define LOG_JOURNAL_TURN 256u /* entries before others get their turn */
@@ -18,6 +19,11 @@ typedef struct log_journal log_journal;
 int log_journal_new(sd_event *event, log_book *b, const char *cursor_path, log_journal **ret);
 void log_journal_free(log_journal *j);
 HYBUS_DEFINE_CLEANUP(log_journal, log_journal_free)
+
+/* Calls `f` for each message that the bus refused, as its own unit logs it under the user `uid`. What others write
+ * in its words does not count. `monotonic`: when it was logged. */
+typedef void (*log_journal_refused)(const log_refusal *refusal, uint64_t monotonic, void *userdata);
+void log_journal_on_refused(log_journal *j, uint32_t uid, log_journal_refused f, void *userdata);
 
 /* Which boot this is. */
 int log_journal_boot_id(uint8_t ret[16]);

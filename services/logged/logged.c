@@ -12,11 +12,13 @@
 #include "log-native.h"
 #include "log-receive.h"
 #include "log-remote.h"
+#include "log-report.h"
 #include "log-responder.h"
 
 #define STATE_DIRECTORY "/var/lib/hybridos/logged"
 #define RUNTIME_DIRECTORY "/run/hybridos/logged"
 #define AUDIT_USER "h-securityd"
+#define BUS_USER "messagebus"
 #define HOUSEKEEPING_USEC (1000u * 1000u)
 
 typedef struct Settings {
@@ -37,6 +39,7 @@ typedef struct Manager {
     log_journal *journal;
     log_receive *receive; /* NULL: nothing listens */
     log_remote *remote;   /* NULL: no sink */
+    log_report *report; /* NULL: the journal is not read */
     log_bus *bus;
     log_responder *responder;
     sd_event_source *tick;
@@ -78,6 +81,7 @@ static void manager_done(Manager *m)
     log_responder_free(m->responder);
     log_bus_free(m->bus);
     log_journal_free(m->journal);
+    log_report_free(m->report);
     log_connections_free(m->connections);
     log_native_free(m->native);
     log_receive_free(m->receive);
@@ -297,6 +301,32 @@ static int open_receive(Manager *m, hybus_daemon *d)
     return 0;
 }
 
+static void on_refused(const log_refusal *refusal, uint64_t monotonic, void *userdata)
+{
+    Manager *m = userdata;
+
+    log_report_add(m->report, refusal, monotonic);
+}
+
+/* What the bus refuses enters the audit. */
+static int watch_bus(Manager *m, hybus_daemon *d)
+{
+    const struct passwd *bus = getpwnam(BUS_USER);
+    int r;
+
+    if (!m->journal)
+        return 0;
+    if (!bus) {
+        hybus_warning("There is no user " BUS_USER "; what the bus refuses does not enter the audit");
+        return 0;
+    }
+    r = log_report_new(hybus_daemon_bus(d), hybus_daemon_agent(d), &m->report);
+    if (r < 0)
+        return hybus_log_errno(LOG_ERR, r, "Cannot watch what the bus refuses");
+    log_journal_on_refused(m->journal, bus->pw_uid, on_refused, m);
+    return 0;
+}
+
 static int set_up(Manager *m, hybus_daemon *d)
 {
     int r;
@@ -331,6 +361,8 @@ static int set_up(Manager *m, hybus_daemon *d)
         hybus_log_errno(LOG_ERR, r, "Cannot read the journal; what comes by it is not taken in");
     open_sink(m, d);
     r = hybus_daemon_connect(d);
+    if (r >= 0)
+        r = watch_bus(m, d);
     if (r < 0)
         return r;
     return log_bus_new(&(log_bus_options){.bus = hybus_daemon_bus(d),

@@ -11,6 +11,8 @@
 #include "agent-login.h"
 #include "agent-ops.h"
 #include "binding.h"
+#include "bus-refusal.h"
+#include "named-subject.h"
 
 #define PACKET_MAX HYBUS_AGENT_PACKET_MAX
 
@@ -276,6 +278,47 @@ static int op_unjudged(Peer *p, const json_t *q)
     return 0;
 }
 
+/* Their groups as NSS knows them: the bus tells none, and its rules were made for these. A connection that has left
+ * before anybody could ask is known by its name alone, or not at all. */
+static int read_sender(const Peer *p, const json_t *q, NamedSubject *ret, Subject *behalf)
+{
+    const json_t *uid = json_object_get(q, "uid");
+    char text[32];
+    int r;
+
+    *ret = (NamedSubject){.subject = {.unknown = true, .bus_name = strempty(string(q, "name"))}};
+    if (!uid)
+        return strlen(ret->subject.bus_name) > 255 ? -EINVAL : 0;
+    if (!is_id(uid))
+        return -EINVAL;
+    snprintf(text, sizeof text, "uid:%u", (uint32_t)json_integer_value(uid));
+    r = named_subject_parse(p->security, text, ret);
+    if (r >= 0)
+        security_apply_binding(p->security, &ret->subject, string(q, "name"), behalf);
+    return r;
+}
+
+static int op_bus_refused(Peer *p, const json_t *q)
+{
+    json_int_t count = json_integer_value(json_object_get(q, "count"));
+    const char *type = strempty(string(q, "type"));
+    const BusRefusal refusal = {.type = *type,
+                                .receive = json_is_true(json_object_get(q, "receive")),
+                                .destination = string(q, "destination"),
+                                .interface = string(q, "interface"),
+                                .member = string(q, "member"),
+                                .path = string(q, "path")};
+    NamedSubject sender;
+    Subject behalf;
+
+    if (!peer_may(p, "security.bus-refused") || count <= 0 || strlen(type) != 1 || !strchr("mer", *type) ||
+        read_sender(p, q, &sender, &behalf) < 0)
+        return 0;
+    security_bus_refused(p->security, &sender.subject, &refusal, (uint64_t)count);
+    named_subject_done(&sender);
+    return 0;
+}
+
 /* --- connections, setup, tokens -------------------------------------------------------------- */
 
 /* µs of CLOCK_BOOTTIME at which the token expires, by the clock that is never set. */
@@ -497,6 +540,7 @@ static const struct {
     {"withdraw", ops_withdraw, .one_way = true},
     {"used", op_used, .one_way = true},
     {"unjudged", op_unjudged, .one_way = true},
+    {"bus-refused", op_bus_refused, .one_way = true},
     {"connect", op_connect},
     {"release", op_release, .one_way = true},
     {"login", op_login},

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "bus-policy.h"
 
-#include <grp.h>
 #include <hybus/log.h>
 #include <sys/queue.h>
 
@@ -284,12 +283,7 @@ void bus_policy_cancel(BusPolicy *b, void *userdata)
 
 bool bus_policy_governs(const BusPolicy *b, const Subject *subject)
 {
-    const struct group *gr = subject->remote ? NULL : getgrnam(b->group);
-
-    for (size_t i = 0; gr && i < subject->n_gids; i++)
-        if (subject->gids[i] == gr->gr_gid)
-            return true;
-    return false;
+    return bus_rules_govern(b->group, subject);
 }
 
 const char *bus_policy_error(const BusPolicy *b)

@@ -340,6 +340,16 @@ int bus_rules_compile(const Policy *policy, const Catalogue *catalogue, const Bu
     return 0;
 }
 
+bool bus_rules_govern(const char *group, const Subject *subject)
+{
+    const struct group *gr = subject->remote || subject->unknown ? NULL : getgrnam(group);
+
+    for (size_t i = 0; gr && i < subject->n_gids; i++)
+        if (subject->gids[i] == gr->gr_gid)
+            return true;
+    return false;
+}
+
 static bool covers(const Rule *rule, const char *permission)
 {
     for (char **pattern = rule->permissions; permission && *pattern; pattern++)

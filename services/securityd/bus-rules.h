@@ -30,6 +30,9 @@ typedef struct BusUsers {
 int bus_users_read(const char *group, BusUsers *ret);
 void bus_users_done(BusUsers *u);
 
+/* Whether the bus asks the policy about somebody at all: a member of that group. */
+bool bus_rules_govern(const char *group, const Subject *subject);
+
 /* Bodies of configuration files: policy elements without what goes round them. The same input gives
  * the same text. */
 typedef struct BusRules {

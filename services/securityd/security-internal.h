@@ -27,6 +27,9 @@ bool security_user_may_connect(Security *s, const User *u, const Connect *c);
 void security_note_as(Security *s, const char *kind, const char *name, const char *call,
                       const char *reason);
 
+/* Remembers what was refused, for h-policy simulate and record. */
+void security_note_refused(Security *s, const Subject *subject, const Question *q, uint64_t n);
+
 /* Whoever grants all of `rule` must hold it, under no more conditions. */
 int security_check_holds(const Security *s, const Subject *caller, const Rule *rule,
                          hybus_config_error *e);

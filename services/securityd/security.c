@@ -476,7 +476,11 @@ Verdict security_judge(Security *s, const Subject *subject, const Question *q)
 
 static const char *kind_name(char kind)
 {
-    return kind == 'm' ? "method" : kind == 'g' ? "get" : kind == 's' ? "set" : "signal";
+    return kind == 'm'   ? "method"
+           : kind == 'g' ? "get"
+           : kind == 's' ? "set"
+           : kind == 'r' ? "answer"
+                         : "signal";
 }
 
 static int suggest(const Security *s, const Subject *subject, const Question *q, const Verdict *v, char **ret)
@@ -521,6 +525,8 @@ static int describe_call(const Question *q, char **ret)
 
     if (!q->interface && !q->member)
         n = asprintf(ret, "%s", strempty(q->service));
+    else if (!*strempty(q->interface) && !*strempty(q->member))
+        n = asprintf(ret, "%s%s%s", strempty(q->service), q->service ? ": " : "", kind_name(q->kind));
     else
         n = asprintf(ret, "%s%s%.255s.%.255s (%s)%s%.255s", strempty(q->service),
                      q->service ? ": " : "", strempty(q->interface), strempty(q->member),
@@ -558,13 +564,13 @@ int security_explain(Security *s, const Subject *subject, const Question *q, con
     return 0;
 }
 
-static void note_refused(Security *s, const Subject *subject, const Question *q)
+void security_note_refused(Security *s, const Subject *subject, const Question *q, uint64_t n)
 {
     char call[300];
 
     snprintf(call, sizeof call, "%.127s.%.127s (%s)", strempty(q->interface), strempty(q->member),
              kind_name(q->kind));
-    history_note(s->history, subject, q->permission, q->service, call, false, 1,
+    history_note(s->history, subject, q->permission, q->service, call, false, n,
                  security_boottime());
 }
 
@@ -579,7 +585,7 @@ int security_record_refusal(Security *s, const Subject *subject, const Question 
     r = security_explain(s, subject, q, v, &record);
     if (r < 0)
         return r;
-    note_refused(s, subject, q);
+    security_note_refused(s, subject, q, 1);
     r = audit_add(s->audit, &record, ret_record);
     audit_record_done(&record);
     return r;

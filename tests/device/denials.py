@@ -31,7 +31,8 @@ class Denials:
                                'verdict', 's', 'denied', 'since', 't', str(self.since), '1000')
         records = json.loads(done.stdout)['data'][0] if done.returncode == 0 else []  # it may be starting anew
         records = [{k: v['data'] for k, v in record.items()} for record in reversed(records)]
-        new = [record for record in records if record['audit'] not in self.seen]
+        # What the bus refused (layer 1) is told from its own log, also when nobody knows any more whose it was.
+        new = [record for record in records if record['audit'] not in self.seen and record.get('layer') != 1]
         if len(new) >= KEPT:
             self.say('denied: more than is kept; of that the last:')
         for record in new:

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the policy lets daemons and apps do to services that know nothing of it, the bus enforces: the
 agent's verdict and what the bus does are the same, and what goes wrong is stricter, never laxer."""
+import contextlib
 import json
 import random
+import re
 import subprocess
 
 import pytest
@@ -247,3 +249,75 @@ def test_rules_outlive_the_agent_and_it_takes_up_what_is_there(device, app):
     assert device.run(*LISTER, user=app).returncode == 0
     device.wait(lambda: device.run("h-policy", "revoke", "test-units").returncode == 0, "h-securityd to be back")
     assert device.run(*LISTER, user=app).returncode != 0
+
+
+LINE = ('[system] Rejected send message, 1 matched rules; type="method_call", sender=":1.7" (uid={uid} pid=59 comm="x") '
+        'interface="com.example.Pump1" member="Forged" error name="(unset)" requested_reply="0" '
+        'destination="com.example.Pump1" (bus)')
+FIELDS = {"TRANSMIT_ACTION": "send", "MESSAGE_TYPE": "method_call", "SENDER_UNIQUE_NAME": ":1.0",
+          "MESSAGE_DESTINATION": "com.example.Pump1", "MESSAGE_INTERFACE": "com.example.Pump1", "MESSAGE_MEMBER": "Forged"}
+
+
+def refusals(device):
+    """What the audit has of the bus."""
+    answer = device.run("busctl", "--json=short", "call", *SECURITY, "ListAudit", "a{sv}u", "1", "verdict", "s", "denied",
+                        "1000", check=True).stdout
+    records = ({k: v["data"] for k, v in record.items()} for record in json.loads(answer)["data"][0])
+    return [r for r in records if r["layer"] == 1]
+
+
+@contextlib.contextmanager
+def calling(device, program, user, call):
+    """Somebody who makes a call and stays: dbus-broker's log names the connection alone."""
+    client = device.popen(program, "try", user=user, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        client.stdin.write(f"{call}\n")
+        client.stdin.flush()
+        yield
+    finally:
+        assert client.communicate(timeout=60)[0] == "refused\n"
+
+
+def refused_at(device, name, user):
+    call = f"com.example.Pump1: com.example.Pump1.{name} (method)"
+    return next((r for r in refusals(device) if r["call"].startswith(call) and r["subject"] == f"uid:{APPS[user]}"), None)
+
+
+def test_what_the_bus_refuses_is_in_the_audit(device, services, app):
+    with calling(device, services, app, "com.example.Pump1 com.example.Pump1 Act1"):
+        record = device.wait(lambda: refused_at(device, "Act1", app), "the refusal in the audit")
+    assert record["permission"] == "pump.act1" and record["rule"] == "default"
+    text = device.run("h-policy", "explain", record["audit"], check=True).stdout
+    assert re.search(r"^layer +1$", text, re.M), text
+    assert re.search(rf"^suggestion +h-policy grant uid:{APPS[app]} pump.act1$", text, re.M), text
+    before = record.get("count", 1)
+    with calling(device, services, app, "com.example.Pump1 com.example.Pump1 Act1"):
+        device.wait(lambda: refused_at(device, "Act1", app).get("count", 1) > before, "the next one to be counted")
+
+
+def test_whoever_has_left_the_bus_is_refused_under_its_name(device, services, app, bus):
+    """As far as the log tells: dbus-daemon knows the user, dbus-broker the connection."""
+    device.run("busctl", "call", "com.example.Pump1", "/", "com.example.Pump1", "Act11", user=app)
+
+    names = [rf"uid:{APPS[app]}"] + ([r"bus::1\.[0-9]+"] if bus == "dbus-broker" else [])
+
+    def found():
+        return any("com.example.Pump1.Act11 (method)" in r["call"] and re.fullmatch("|".join(names), r["subject"])
+                   for r in refusals(device))
+    device.wait(found, "the refusal in the audit")
+
+
+def test_a_forged_refusal_does_not_count(device, services, app):
+    """In the words of either bus, by a user, by the bus's own user in another unit, and by root."""
+    line = LINE.format(uid=APPS[app])
+    fields = "".join(f"DBUS_BROKER_{k}={v}\n" for k, v in FIELDS.items()) + f"_SYSTEMD_UNIT=dbus.service\nMESSAGE={line}\n"
+    for user in (app, "messagebus", "root"):
+        device.run("logger", "--id=1", "-t", "dbus-daemon", "-p", "auth.notice", line, user=user, check=True)
+        device.run("logger", "--journald", user=user, input=fields, check=True)
+    device.run("systemd-run", "--quiet", "--wait", "--unit=dbus-forged", "--property=User=messagebus", "logger",
+               "-t", "dbus-daemon", line, check=True)
+    # What is said later is read later.
+    with calling(device, services, app, "com.example.Pump1 com.example.Pump1 Act3"):
+        device.wait(lambda: refused_at(device, "Act3", app), "a true refusal in the audit")
+    assert not [r for r in refusals(device) if "Forged" in r["call"]]
+    assert "Forged" in device.run("h-logread", "--no-pager", "--lines=2000", check=True).stdout

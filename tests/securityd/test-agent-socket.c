@@ -607,6 +607,46 @@ static void test_judgements(void **state)
     close(fd);
 }
 
+/* Whoever reads the log of the bus says so; nobody else. */
+static void test_what_the_bus_refused(void **state)
+{
+    static const char refused[] = "{\"op\":\"bus-refused\",\"uid\":1000,\"name\":\":1.9\",\"type\":\"m\","
+                                  "\"receive\":false,\"destination\":\"a.B\",\"interface\":\"a.B\",\"member\":"
+                                  "\"C\",\"path\":\"/d\",\"count\":5}";
+    Socket *s = *state;
+    Security *security = s->f->security;
+    int fd = connect_and_greet(s, geteuid());
+    const AuditRecord *r;
+
+    send_text(s, fd, refused);
+    send_text(s, fd, refused);
+    send_text(s, fd, "{\"op\":\"bus-refused\",\"uid\":1000,\"type\":\"x\",\"count\":5}");
+    send_text(s, fd, "{\"op\":\"bus-refused\",\"uid\":1000,\"type\":\"mm\",\"count\":5}");
+    send_text(s, fd, "{\"op\":\"bus-refused\",\"uid\":1000,\"type\":\"m\",\"count\":0}");
+    send_text(s, fd, "{\"op\":\"bus-refused\",\"uid\":-1,\"type\":\"m\",\"count\":1}");
+    send_text(s, fd, "{\"op\":\"bus-refused\",\"uid\":\"0\",\"type\":\"m\",\"count\":1}");
+    expect(s, fd, HELLO, "");
+    r = fixture_record(s->f, "denied");
+    assert_string_equal(r->subject, "uid:1000");
+    assert_string_equal(r->call, "a.B: a.B.C (method) on /d");
+    assert_int_equal(r->layer, 1);
+    assert_int_equal(r->count, 10);
+    assert_int_equal(security->statistics.denied, 10);
+    /* More kinds than could be told apart. */
+    send_text(s, fd, "{\"op\":\"bus-refused\",\"name\":\"\",\"type\":\"m\",\"count\":7}");
+    expect(s, fd, HELLO, "");
+    r = fixture_record(s->f, "denied");
+    assert_string_equal(r->subject, "bus:");
+    assert_int_equal(r->count, 7);
+    close(fd);
+    need_root();
+    fd = connect_and_greet(s, DAEMON);
+    send_text(s, fd, refused);
+    expect(s, fd, HELLO, "");
+    assert_int_equal(security->statistics.denied, 17);
+    close(fd);
+}
+
 static void test_uses_and_what_was_turned_away(void **state)
 {
     Socket *s = *state;
@@ -1299,6 +1339,7 @@ int main(void)
         T(test_rows),
         T(test_subjects_that_are_none),
         T(test_judgements),
+        T(test_what_the_bus_refused),
         T(test_uses_and_what_was_turned_away),
         T(test_strangers),
         T(test_groups_of_a_peer),
