@@ -11,6 +11,7 @@
 typedef struct Entry {
     AuditRecord record;
     uint64_t hash;  /* of the subject */
+    uint64_t share; /* of whom it uses up a share */
     uint64_t same;  /* hash of all that makes it the same; 0: each of these stands for itself */
     uint64_t told, told_usec; /* the count that the sink knows, and since when */
     bool allowed;
@@ -35,6 +36,12 @@ static uint64_t hash_more(uint64_t h, const char *s)
 static uint64_t hash(const char *s)
 {
     return hash_more(0xcbf29ce484222325u, s);
+}
+
+/* Whoever the bus does not attest may come under ever new names: all of them share one share. */
+static const char *share_of(const char *subject)
+{
+    return startswith(subject, "bus:") ? "bus:" : subject;
 }
 
 void audit_record_done(AuditRecord *r)
@@ -156,7 +163,7 @@ static int copy_record(Audit *a, const AuditRecord *from, uint64_t n, AuditRecor
 
 /* A free place; or the oldest of the subject when its share is used up, the oldest allowed one when
  * there are too many of those or something else needs the place, the oldest of all. */
-static Entry *place_for(Audit *a, uint64_t subject, bool allowed)
+static Entry *place_for(Audit *a, uint64_t share, bool allowed)
 {
     Entry *oldest[2] = {NULL, NULL}, *own = NULL; /* not allowed, allowed */
     size_t n_own = 0, n_allowed = 0;
@@ -165,7 +172,7 @@ static Entry *place_for(Audit *a, uint64_t subject, bool allowed)
         Entry *e = &a->entries[i];
 
         n_allowed += e->allowed;
-        if (e->hash == subject && e->allowed == allowed) {
+        if (e->share == share && e->allowed == allowed) {
             n_own++;
             if (!own || e->record.number < own->record.number)
                 own = e;
@@ -189,16 +196,19 @@ static int add(Audit *a, const AuditRecord *record, uint64_t n, uint64_t same,
                const AuditRecord **ret)
 {
     AuditRecord copy;
+    uint64_t share;
     Entry *place;
     int r = copy_record(a, record, n, &copy);
 
     if (r < 0)
         return r;
     a->number++;
-    place = place_for(a, hash(copy.subject), streq(copy.verdict, "allowed"));
+    share = hash(share_of(copy.subject));
+    place = place_for(a, share, streq(copy.verdict, "allowed"));
     entry_done(a, place);
     *place = (Entry){.record = copy,
                      .hash = hash(copy.subject),
+                     .share = share,
                      .same = same,
                      .allowed = streq(copy.verdict, "allowed")};
     tell(a, place);
@@ -435,7 +445,7 @@ void audit_journal(const AuditRecord *r, void *userdata)
     char count[48] = "", message[AUDIT_TEXT_MAX * 16];
 
     tell_skipped(r->last_usec);
-    if (!audit_meter_admits(&meter, r->subject, r->last_usec))
+    if (!audit_meter_admits(&meter, share_of(r->subject), r->last_usec))
         return;
     if (r->count > 1)
         snprintf(count, sizeof count, ", %llu times", (unsigned long long)r->count);

@@ -158,6 +158,22 @@ static void test_nobody_washes_away_the_traces_of_others(void **state)
     assert_int_equal(sink.n, 1 + 3 * AUDIT_RECORDS_MAX);
 }
 
+/* Nor by coming under ever new names. */
+static void test_connections_that_nobody_knows_are_one_subject(void **state)
+{
+    AuditRecord quiet = record("uid:1", "denied"), loud = record("", "denied");
+    char subject[32];
+
+    assert_int_equal(audit_add(audit, &quiet, NULL), 0);
+    loud.subject = subject;
+    for (unsigned i = 0; i < 2 * AUDIT_RECORDS_MAX; i++) {
+        snprintf(subject, sizeof subject, "bus::1.%u", i);
+        assert_int_equal(audit_count(audit, &loud, 1, NULL), 0);
+    }
+    assert_int_equal(count_of(NULL), 1 + AUDIT_RECORDS_MAX / AUDIT_SHARE);
+    assert_int_equal(count_of("uid:1"), 1);
+}
+
 static void test_what_is_allowed_does_not_crowd_out_what_is_not(void **state)
 {
     AuditRecord in = record("", "denied");
@@ -374,6 +390,7 @@ int main(void)
         T(test_texts_of_others_are_tamed),
         T(test_newest_first),
         T(test_nobody_washes_away_the_traces_of_others),
+        T(test_connections_that_nobody_knows_are_one_subject),
         T(test_what_is_allowed_does_not_crowd_out_what_is_not),
         T(test_allowed_ones_get_half),
         T(test_the_same_again_is_a_count),
