@@ -118,7 +118,7 @@ int security_set_password(Security *s, const Subject *caller, const char *name,
     }
     if (old)
         explicit_bzero(old, strlen(old));
-    (void)security_end_sessions(s, name);
+    (void)security_end_sessions(s, name); /* in the file they name the old password */
     security_note(s, caller, "user-password", name);
     return 1;
 }
@@ -174,7 +174,7 @@ int security_remove_user(Security *s, const Subject *caller, const char *name)
         if (streq(s->store->certificates[i].principal, principal) && !s->store->certificates[i].revoked)
             s->store->certificates[i].revoked = store_now(s->store);
     consent_forget_subject(s->consent, principal);
-    (void)security_end_sessions(s, name);
+    (void)security_end_sessions(s, name); /* in the file they name a password that nobody has */
     security_move_principal(s, principal);
     security_note(s, caller, "RemoveUser", name);
     r = store_save(s->store);

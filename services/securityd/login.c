@@ -150,6 +150,7 @@ int security_login_end(Security *s, const Login *l, const LoginCheck *check, boo
     r = add_session(s, l, ret_secret, &session);
     if (r < 0)
         return r;
+    (void)security_save_sessions(s);
     *ret_expires = session_deadline(session, 0, s->settings->session_lifetime);
     security_note_as(s, "user:", l->user, "login", session->peer);
     remember_peer(s, u, l->peer);
@@ -184,37 +185,42 @@ bool security_session_is_over(const Security *s, const Session *session)
 int security_logout(Security *s, const char *secret)
 {
     Session *session = security_session_of(s, secret);
+    int r;
 
     if (!session)
         return -ENOENT;
     security_note_as(s, "user:", session->user, "logout", session->peer);
     end_session(s, session);
-    return 1;
+    r = security_save_sessions(s);
+    return r < 0 ? r : 1;
 }
 
 int security_remove_session(Security *s, const Subject *caller, uint64_t id)
 {
     Session *session = sessions_find(&s->sessions, id);
     char text[96];
+    int r;
 
     if (!session)
         return -ENOENT;
     snprintf(text, sizeof text, "%llu of user:%.64s", (unsigned long long)id, session->user);
     end_session(s, session);
     security_note(s, caller, "RemoveSession", text);
-    return 1;
+    r = security_save_sessions(s);
+    return r < 0 ? r : 1;
 }
 
-size_t security_end_sessions(Security *s, const char *user)
+int security_end_sessions(Security *s, const char *user)
 {
-    size_t n = 0;
+    int n = 0, r;
 
     for (size_t i = s->sessions.n; i-- > 0;)
         if (streq(s->sessions.list[i].user, user)) {
             end_session(s, &s->sessions.list[i]);
             n++;
         }
-    return n;
+    r = n > 0 ? security_save_sessions(s) : 0;
+    return r < 0 ? r : n;
 }
 
 bool security_expire_sessions(Security *s)
@@ -226,6 +232,8 @@ bool security_expire_sessions(Security *s)
             end_session(s, &s->sessions.list[i]);
             any = true;
         }
+    if (any)
+        (void)security_save_sessions(s); /* over is over, whatever the file says */
     return any;
 }
 

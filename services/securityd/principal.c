@@ -100,8 +100,12 @@ void security_principal_touch(Security *s, const Principal *p)
     Session *session = p->credential == CREDENTIAL_SESSION ? sessions_match(&s->sessions, p->hash)
                                                            : NULL;
 
-    if (session && !security_session_is_over(s, session))
-        session->used = security_boottime();
+    if (!session || security_session_is_over(s, session))
+        return;
+    session->used = security_boottime();
+    /* Not at each, but before it would matter to when it ends. */
+    if (session->used - s->sessions.saved >= SESSIONS_SAVE_USEC)
+        (void)security_save_sessions(s);
 }
 
 /* Nobody guesses one: whoever names it has been told by the server it was given to. JSON numbers are exact

@@ -17,8 +17,12 @@ void security_move_principal(Security *s, const char *principal);
 int security_check_from_outside(Security *s, const Subject *caller, const char *as,
                                 char *const *roles, hybus_config_error *e);
 
-/* How many there were. */
-size_t security_end_sessions(Security *s, const char *user);
+/* How many there were; negative: they are over now, but may come back when h-securityd is started anew. */
+int security_end_sessions(Security *s, const char *user);
+/* For the next start of h-securityd in this boot. 0 also when they will end with it; negative: what is no
+ * session any more may come back. */
+int security_save_sessions(Security *s);
+int security_load_sessions(Security *s); /* -ENOMEM, or 0 */
 bool security_expire_sessions(Security *s); /* whether there were any */
 uint64_t security_next_session_end(const Security *s); /* µs of CLOCK_BOOTTIME; UINT64_MAX */
 

@@ -413,6 +413,8 @@ int security_new(const SecuritySettings *settings, AuditSink sink, Security **re
     if (r < 0 && r != -ENOENT)
         hybus_log_errno(LOG_WARNING, r, "Servers cannot read the certificate of the authority");
     r = security_bindings_load(s);
+    if (r >= 0)
+        r = security_load_sessions(s);
     if (r < 0)
         return r;
     if (s->store->damaged) {

@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #pragma once
 
-/* Who has logged in with a password. Sessions are kept in memory: they end with h-securityd, and no login
- * costs flash. Their time is that of the clock which is never set. */
+/* Who has logged in with a password. Sessions are kept in memory, and in a file in memory
+ * (session-file.c): they end with the boot, and no login costs flash. Their time is that of the clock which
+ * is never set. */
 
 #include "state-file.h"
 
 #define SESSIONS_MAX 1024u
 #define SESSIONS_OF_USER_MAX 32u /* the one that was used least recently makes room */
+#define SESSIONS_SAVE_USEC (60u * 1000u * 1000u) /* how old the times in the file may be */
 #define SESSION_PREFIX "hys_"
 
 typedef struct Session {
@@ -22,6 +24,7 @@ typedef struct Sessions {
     Session *list;
     size_t n;
     uint64_t last_id;
+    uint64_t saved; /* µs of CLOCK_BOOTTIME */
 } Sessions;
 
 void sessions_done(Sessions *s);

@@ -162,6 +162,19 @@ def test_it_ends_everywhere_and_mid_stream(device, alice, ending):
         assert log_in(device, alice, "another password")[0] == 204
 
 
+def test_a_session_outlives_the_agent(device, alice):
+    """And nothing that has ended comes back with it. The file is in memory, and nobody else reads it."""
+    kept, ended = (cookie_of(log_in(device, alice)[1]) for _ in range(2))
+    assert ask(device, "/system/logout", "-X", "POST", headers=(f"Cookie: {ended}", "Origin: https://localhost:8443"))[0] < 400
+    listed = sessions(device, alice)
+    device.run("systemctl", "kill", "--signal=KILL", "h-securityd.service", check=True)
+    device.wait(lambda: device.run("h-policy", "status").returncode == 0, "h-securityd to be back")
+    device.wait(lambda: log_status(device, kept) == 200, "the session to be known again")
+    assert log_status(device, ended) == 401
+    assert sessions(device, alice)[0][0] == listed[0][0] and len(listed) == 1
+    assert device.run("stat", "-c", "%a %U", "/run/hybridos/security/sessions", check=True).stdout == "600 h-securityd\n"
+
+
 def test_roles(device, alice):
     cookie = cookie_of(log_in(device, alice)[1])
     policy(device, "grant", "--id", "test-role", "role:test-operator", "server.read")

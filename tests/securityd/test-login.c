@@ -12,6 +12,7 @@
 #include "agent-socket.h"
 #include "fixture.h"
 #include "password.h"
+#include "security-internal.h"
 
 #define SERVER 60990u
 #define RIGHT "correct horse battery"
@@ -314,9 +315,128 @@ static void test_another_password_ends_the_sessions(void **state)
     login_check_done(&check);
     assert_int_equal(login_from(f, "alice", RIGHT, "192.0.2.1:1", NULL), -EKEYREJECTED);
     assert_int_equal(login_from(f, "alice", "another one", "192.0.2.1:1", NULL), 1);
-    fixture_open(f); /* it was written down; sessions were not */
-    assert_int_equal(f->security->sessions.n, 0);
+    fixture_open(f); /* it was written down */
+    assert_null(connect_with(f, secret));
     assert_int_equal(login_from(f, "alice", "another one", "192.0.2.1:1", NULL), 1);
+}
+
+/* --- after a restart ------------------------------------------------------------------------- */
+
+static void test_sessions_outlive_the_agent(void **state)
+{
+    Fixture *f = *state;
+    _cleanup_(principal_freep) Principal *p = NULL;
+    _cleanup_(freep) char *secret = NULL, *over = NULL, *removed = NULL, *text = NULL;
+    uint64_t last, begun;
+
+    add_user(f, "alice", RIGHT);
+    assert_int_equal(login_from(f, "alice", RIGHT, "192.0.2.1:1", &secret), 1);
+    assert_int_equal(login_from(f, "alice", RIGHT, "192.0.2.1:1", &over), 1);
+    assert_int_equal(login_from(f, "alice", RIGHT, "192.0.2.1:1", &removed), 1);
+    last = f->security->sessions.last_id;
+    begun = f->security->sessions.list[0].begun;
+    assert_int_equal(security_logout(f->security, over), 1);
+    assert_int_equal(security_remove_session(f->security, &fixture_root, last), 1);
+    fixture_open(f);
+    p = connect_with(f, secret);
+    assert_string_equal(p->name, "user:alice");
+    assert_null(connect_with(f, over));
+    assert_null(connect_with(f, removed));
+    assert_int_equal(f->security->sessions.list[0].begun, begun);
+    assert_string_equal(f->security->sessions.list[0].peer, "192.0.2.1:1");
+    assert_int_equal(f->security->sessions.last_id, last); /* no id is given twice */
+    /* Not the secret, nor the password. */
+    text = fixture_read(f->settings.runtime_directory, "sessions", NULL);
+    assert_null(strstr(text, secret));
+    assert_null(strstr(text, "$y$"));
+}
+
+/* Killed between writing the state and the sessions: the old file is still there. */
+static void test_no_session_comes_back_by_an_old_file(void **state)
+{
+    Fixture *f = *state;
+    const char *run = f->settings.runtime_directory;
+    _cleanup_(freep) char *secret = NULL, *text = NULL, *hash = NULL;
+
+    add_user(f, "alice", RIGHT);
+    assert_int_equal(login_from(f, "alice", RIGHT, "192.0.2.1:1", &secret), 1);
+    text = fixture_read(run, "sessions", NULL);
+    assert_int_equal(password_hash(RIGHT, &hash), 0); /* the same, anew */
+    assert_int_equal(security_set_password(f->security, &fixture_root, "alice", hash, NULL), 1);
+    fixture_write(run, "sessions", text);
+    fixture_open(f);
+    assert_null(connect_with(f, secret));
+    assert_int_equal(security_remove_user(f->security, &fixture_root, "alice"), 1);
+    fixture_write(run, "sessions", text);
+    fixture_open(f);
+    add_user(f, "alice", RIGHT);
+    assert_null(connect_with(f, secret));
+}
+
+static void test_sessions_of_another_state_are_none(void **state)
+{
+    Fixture *f = *state;
+    _cleanup_(freep) char *secret = NULL;
+
+    add_user(f, "alice", RIGHT);
+    assert_int_equal(login_from(f, "alice", RIGHT, "192.0.2.1:1", &secret), 1);
+    fixture_close(f);
+    fixture_remove(f->settings.state_directory, "anchor"); /* put back from a backup */
+    fixture_open(f);
+    assert_true(f->security->store->restored);
+    assert_null(connect_with(f, secret));
+    assert_false(fixture_has(f->settings.runtime_directory, "sessions"));
+}
+
+static void test_damaged_files_of_sessions(void **state)
+{
+    Fixture *f = *state;
+    const char *run = f->settings.runtime_directory;
+    _cleanup_(freep) char *secret = NULL, *text = NULL;
+    size_t size;
+
+    add_user(f, "alice", RIGHT);
+    assert_int_equal(login_from(f, "alice", RIGHT, "192.0.2.1:1", &secret), 1);
+    fixture_close(f);
+    text = fixture_read(run, "sessions", &size);
+    text[size - 3] ^= 1;
+    fixture_write(run, "sessions", text);
+    fixture_open(f);
+    assert_null(connect_with(f, secret));
+    fixture_write(run, "sessions", "");
+    fixture_open(f);
+    assert_int_equal(f->security->sessions.n, 0);
+    /* And goes on. */
+    assert_int_equal(login_from(f, "alice", RIGHT, "192.0.2.1:1", NULL), 1);
+    fixture_open(f);
+    assert_int_equal(f->security->sessions.n, 1);
+}
+
+/* What was over when the agent was away, and how far what was in use may have been forgotten. */
+static void test_time_passes_while_the_agent_is_away(void **state)
+{
+    Fixture *f = *state;
+    _cleanup_(principal_freep) Principal *p = NULL;
+    _cleanup_(freep) char *secret = NULL;
+    Session *session;
+
+    add_user(f, "alice", RIGHT);
+    assert_int_equal(login_from(f, "alice", RIGHT, "192.0.2.1:1", &secret), 1);
+    p = connect_with(f, secret);
+    session = &f->security->sessions.list[0];
+    session->begun -= 4 * SESSIONS_SAVE_USEC;
+    session->used -= 2 * SESSIONS_SAVE_USEC;
+    f->security->sessions.saved -= SESSIONS_SAVE_USEC;
+    security_principal_touch(f->security, p);
+    principal_free(TAKE_PTR(p));
+    fixture_open(f);
+    session = &f->security->sessions.list[0];
+    assert_true(security_boottime() - session->used < SESSIONS_SAVE_USEC);
+    session->begun -= f->settings.session_lifetime;
+    session->used = session->begun;
+    assert_int_equal(security_save_sessions(f->security), 0);
+    fixture_open(f);
+    assert_int_equal(f->security->sessions.n, 0);
 }
 
 static void test_a_removed_user_is_gone(void **state)
@@ -529,6 +649,11 @@ int main(void)
         T(test_roles_follow_at_once),
         T(test_another_password_ends_the_sessions),
         T(test_a_removed_user_is_gone),
+        T(test_sessions_outlive_the_agent),
+        T(test_no_session_comes_back_by_an_old_file),
+        T(test_sessions_of_another_state_are_none),
+        T(test_damaged_files_of_sessions),
+        T(test_time_passes_while_the_agent_is_away),
         T(test_sessions_end_by_themselves),
         T(test_sessions_are_bounded),
         T(test_guessing_from_one_place_is_slowed),
