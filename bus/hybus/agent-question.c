@@ -350,6 +350,16 @@ int hybus_agent_login(hybus_agent *a, const hybus_connection *c, const char *use
                      f, userdata, ret);
 }
 
+int hybus_agent_own_password(hybus_agent *a, const hybus_connection *c, const char *old, const char *new,
+                             hybus_login_callback f, void *userdata, hybus_agent_question **ret)
+{
+    return ask_login(a,
+                     json_pack("{ss ss ss ss ss ss* ss*}", "op", "own-password", "bearer", strempty(c->bearer),
+                               "secret", old, "new", new, "protocol", strempty(c->protocol), "peer", c->peer,
+                               "tls", c->tls),
+                     f, userdata, ret);
+}
+
 int hybus_agent_logout(hybus_agent *a, const char *secret, hybus_login_callback f, void *userdata,
                        hybus_agent_question **ret)
 {

@@ -197,6 +197,12 @@ typedef void (*hybus_login_callback)(const char *secret, int error, uint64_t ret
 HYBUS_EXPORT int hybus_agent_login(hybus_agent *a, const hybus_connection *c, const char *user,
                                    const char *password, hybus_login_callback f, void *userdata,
                                    hybus_agent_question **ret);
+/* Another password for the user of the session c->bearer, who must know the old one: throttled like a login. All
+ * sessions of the user end; `secret` is a new one's. error: as of hybus_agent_login(); -ENOENT: there is no such
+ * session; -EINVAL: the new one is too short or too long; -EACCES: this user may not. */
+HYBUS_EXPORT int hybus_agent_own_password(hybus_agent *a, const hybus_connection *c, const char *old,
+                                          const char *new, hybus_login_callback f, void *userdata,
+                                          hybus_agent_question **ret);
 /* Ends a session by its secret, everywhere; `secret` of the callback is NULL. -ENOENT: there is none. */
 HYBUS_EXPORT int hybus_agent_logout(hybus_agent *a, const char *secret, hybus_login_callback f,
                                     void *userdata, hybus_agent_question **ret);

@@ -323,7 +323,7 @@ void http_streams_tick(Http *h);
 /* --- http-login.c -------------------------------------------------------------------------------
  */
 #define HTTP_SESSION_COOKIE "__Host-hybridos"
-/* A page of login or logout is answered here. `token`: what stands in Authorization. */
+/* A page of login, logout or password is answered here. `token`: what stands in Authorization. */
 bool http_login_takes(HttpExchange *x, http_span token);
 /* The exchange goes: nobody waits for the answer. */
 void http_login_leave(HttpExchange *x);

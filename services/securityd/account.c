@@ -94,30 +94,36 @@ int security_add_user_with(Security *s, const Subject *caller, const char *name,
     return 0;
 }
 
-/* What cannot be written down is not in force either: the old password would be back after a start. */
-int security_set_password(Security *s, const Subject *caller, const char *name,
-                          const char *password, hybus_config_error *e)
+/* The old one would be back after a start. */
+int security_write_password(Security *s, User *u, const char *hash)
 {
-    User *u = store_user(s->store, name);
-    _cleanup_(freep) char *old = NULL;
-    int r;
+    _cleanup_(freep) char *old = TAKE_PTR(u->password);
+    int r = set_password(u, hash);
 
-    if (!u)
-        return -ENOENT;
-    r = security_check_user(s, caller, name, NULL, e);
-    if (r < 0)
-        return r;
-    old = TAKE_PTR(u->password);
-    r = set_password(u, password);
     if (r >= 0)
         r = store_save(s->store);
     if (r < 0) {
         free(u->password);
         u->password = TAKE_PTR(old);
-        return r;
-    }
-    if (old)
+    } else if (old) {
         explicit_bzero(old, strlen(old));
+    }
+    return r;
+}
+
+int security_set_password(Security *s, const Subject *caller, const char *name,
+                          const char *password, hybus_config_error *e)
+{
+    User *u = store_user(s->store, name);
+    int r;
+
+    if (!u)
+        return -ENOENT;
+    r = security_check_user(s, caller, name, NULL, e);
+    if (r >= 0)
+        r = security_write_password(s, u, password);
+    if (r < 0)
+        return r;
     (void)security_end_sessions(s, name); /* in the file they name the old password */
     security_note(s, caller, "user-password", name);
     return 1;

@@ -11,6 +11,8 @@ struct Pending {
     PasswordJob *job; /* NULL: there is no loop, see run_now() */
     json_t *question; /* without its secret */
     LoginCheck check;
+    char *fresh;      /* the password that shall be the new one */
+    uint64_t session; /* whose user wants that */
     void (*done)(struct Pending *p, bool right, const char *hash);
 };
 typedef struct Pending Pending;
@@ -20,6 +22,9 @@ static void pending_free(Pending *p)
     LIST_REMOVE(p, list);
     json_decref(p->question);
     login_check_done(&p->check);
+    if (p->fresh)
+        explicit_bzero(p->fresh, strlen(p->fresh));
+    free(p->fresh);
     free(p);
 }
 
@@ -46,6 +51,8 @@ static Pending *pending_new(Peer *p, const json_t *q)
         return NULL;
     }
     (void)json_object_del(new->question, "secret");
+    (void)json_object_del(new->question, "new");
+    (void)json_object_del(new->question, "bearer");
     LIST_INSERT_HEAD(&p->pending, new, list);
     return new;
 }
@@ -176,6 +183,99 @@ int op_logout(Peer *p, const json_t *q)
     if (p->socket)
         (void)agent_socket_changed(p->socket, NULL, NULL);
     return peer_send(p, answer_to(q), -1);
+}
+
+/* --- one's own password ---------------------------------------------------------------------- */
+
+static void own_password_hashed(Pending *p, bool right, const char *hash)
+{
+    const Login l = login_of(p->question);
+    Peer *peer = p->peer;
+    uint64_t expires = 0;
+    char *secret = NULL;
+    int r = right ? security_own_password_end(peer->security, &l, p->session, &p->check, hash, &secret, &expires)
+                  : -EIO;
+
+    if (r >= 0 && peer->socket)
+        (void)agent_socket_changed(peer->socket, NULL, NULL);
+    if (r < 0)
+        (void)refuse(peer, p->question, r, "the password has not been changed");
+    else
+        send_session(p, secret, expires);
+    if (r >= 0 && peer->socket)
+        agent_socket_arm_expiry(peer->socket);
+}
+
+/* It is known who that is: the new password's turn. */
+static void own_password_checked(Pending *p, bool right, const char *hash)
+{
+    const Login l = login_of(p->question);
+    Peer *peer = p->peer;
+    uint64_t wait = 0;
+    int r = security_login_proved(peer->security, &l, &p->check, right, &wait);
+    Pending *next = r < 0 ? NULL : pending_new(peer, p->question);
+
+    if (next) {
+        next->done = own_password_hashed;
+        next->session = p->session;
+        next->check = p->check;
+        p->check = (LoginCheck){0};
+        r = wait_for_hash(next, p->fresh);
+        if (r >= 0)
+            return;
+        pending_free(next);
+    }
+    if (r == -EAGAIN)
+        (void)throttled(peer, p->question, wait);
+    else if (r == -ENOBUFS)
+        (void)throttled(peer, p->question, 1000000);
+    else
+        (void)refuse(peer, p->question, r < 0 ? r : -ENOMEM,
+                     r == -EKEYREJECTED ? "wrong password" : "the password has not been changed");
+}
+
+static int start_own_password(Pending *pending, const json_t *q, uint64_t *ret_wait)
+{
+    Login l = login_of(q);
+    int r;
+
+    pending->fresh = strdup(string(q, "new"));
+    if (!pending->fresh)
+        return -ENOMEM;
+    r = security_own_password_begin(pending->peer->security, strempty(string(q, "bearer")), &l,
+                                    &pending->session, &pending->check, ret_wait);
+    if (r < 0)
+        return r;
+    if (json_object_set_new(pending->question, "user", json_string(l.user)) < 0)
+        return -ENOMEM;
+    return wait_for_check(pending, string(q, "secret"));
+}
+
+int op_own_password(Peer *p, const json_t *q)
+{
+    const char *old = string(q, "secret"), *fresh = string(q, "new");
+    uint64_t wait = 1000000;
+    Pending *pending;
+    int r;
+
+    if (!peer_may(p, "security.connect"))
+        return refuse(p, q, -EACCES, "only servers ask this: it needs security.connect");
+    if (!old || strlen(old) > PASSWORD_MAX)
+        return refuse(p, q, -EINVAL, "secret: a password of at most 256 bytes");
+    if (!fresh || !password_is_acceptable(fresh))
+        return refuse(p, q, -EINVAL, "new: a password has 8 to 256 bytes");
+    pending = pending_new(p, q);
+    if (!pending)
+        return -ENOMEM;
+    pending->done = own_password_checked;
+    r = start_own_password(pending, q, &wait);
+    if (r >= 0)
+        return 0;
+    pending_free(pending);
+    if (r == -EBUSY || r == -ENOBUFS)
+        return throttled(p, q, 1000000);
+    return r == -EAGAIN ? throttled(p, q, wait)
+                        : refuse(p, q, r, r == -ENOENT ? "there is no such session" : "refused");
 }
 
 /* The client of a handle has asked something: its session is in use. */

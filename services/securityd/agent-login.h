@@ -7,6 +7,7 @@
 #include "agent-peer.h"
 
 int op_login(Peer *p, const json_t *q);
+int op_own_password(Peer *p, const json_t *q);
 int op_logout(Peer *p, const json_t *q);
 int op_touch(Peer *p, const json_t *q);
 int op_user_add(Peer *p, const json_t *q);

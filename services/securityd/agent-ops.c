@@ -545,6 +545,7 @@ static const struct {
     {"release", op_release, .one_way = true},
     {"login", op_login},
     {"logout", op_logout},
+    {"own-password", op_own_password},
     {"touch", op_touch, .one_way = true},
     {"cert-init", op_cert_init, .before_hello = true},
     {"cert-issue", op_cert_issue, .before_hello = true},

@@ -133,28 +133,89 @@ static int add_session(Security *s, const Login *l, char **ret_secret, Session *
     return r;
 }
 
-int security_login_end(Security *s, const Login *l, const LoginCheck *check, bool right,
-                       char **ret_secret, uint64_t *ret_expires, uint64_t *ret_wait)
+static Connect connect_of(const Login *l)
 {
-    User *u = store_user(s->store, l->user);
-    const Connect c = {.protocol = l->protocol, .peer = l->peer, .tls = l->tls};
-    Session *session;
-    int r;
+    return (Connect){.protocol = l->protocol, .peer = l->peer, .tls = l->tls};
+}
+
+int security_login_proved(Security *s, const Login *l, const LoginCheck *check, bool right,
+                          uint64_t *ret_wait)
+{
+    const User *u = store_user(s->store, l->user);
 
     s->statistics.checks++;
     /* The password may have been changed while it was compared. */
     if (!right || !u || !check->hash || !u->password || !streq(u->password, check->hash))
         return login_failed(s, l, check->known, ret_wait);
-    if (!security_user_may_connect(s, u, &c))
-        return -EACCES;
-    r = add_session(s, l, ret_secret, &session);
+    return 0;
+}
+
+static int open_session(Security *s, const Login *l, char **ret_secret, uint64_t *ret_expires)
+{
+    Session *session;
+    int r = add_session(s, l, ret_secret, &session);
+
     if (r < 0)
         return r;
     (void)security_save_sessions(s);
     *ret_expires = session_deadline(session, 0, s->settings->session_lifetime);
-    security_note_as(s, "user:", l->user, "login", session->peer);
+    return 1;
+}
+
+int security_login_end(Security *s, const Login *l, const LoginCheck *check, bool right,
+                       char **ret_secret, uint64_t *ret_expires, uint64_t *ret_wait)
+{
+    User *u = store_user(s->store, l->user);
+    const Connect c = connect_of(l);
+    int r = security_login_proved(s, l, check, right, ret_wait);
+
+    if (r >= 0 && !security_user_may_connect(s, u, &c))
+        r = -EACCES;
+    if (r >= 0)
+        r = open_session(s, l, ret_secret, ret_expires);
+    if (r < 0)
+        return r;
+    security_note_as(s, "user:", l->user, "login", l->peer);
     remember_peer(s, u, l->peer);
     return 1;
+}
+
+int security_own_password_begin(Security *s, const char *session_secret, Login *l, uint64_t *ret_session,
+                                LoginCheck *ret, uint64_t *ret_wait)
+{
+    const Session *session = security_session_of(s, session_secret);
+    const User *u = session ? store_user(s->store, session->user) : NULL;
+    const Connect c = connect_of(l);
+
+    if (!u)
+        return -ENOENT;
+    if (!principal_name_is_valid(strempty(l->protocol)) || !security_user_may_change_password(s, u, &c))
+        return -EACCES;
+    l->user = u->name;
+    *ret_session = session->id;
+    return security_login_begin(s, l, ret, ret_wait);
+}
+
+int security_own_password_end(Security *s, const Login *l, uint64_t session_id, const LoginCheck *check,
+                              const char *hash, char **ret_secret, uint64_t *ret_expires)
+{
+    const Session *session = sessions_find(&s->sessions, session_id);
+    User *u = store_user(s->store, l->user);
+    const Connect c = connect_of(l);
+    int r;
+
+    /* All of it may have ended while the new one was hashed. */
+    if (!session || !u || !streq(session->user, l->user) || security_session_is_over(s, session) ||
+        !u->password || !streq(u->password, check->hash))
+        return -ENOENT;
+    if (!security_user_may_change_password(s, u, &c))
+        return -EACCES;
+    r = security_write_password(s, u, hash);
+    if (r < 0)
+        return r;
+    (void)security_end_sessions(s, l->user); /* in the file they name the old password */
+    security_note_as(s, "user:", l->user, "own password", l->peer);
+    return open_session(s, l, ret_secret, ret_expires);
 }
 
 void login_check_done(LoginCheck *c)

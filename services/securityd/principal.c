@@ -220,11 +220,9 @@ static int match_bearer(Security *s, const Connect *c, Principal **ret, uint64_t
     return *ret_wait > 0 ? -EAGAIN : -EKEYREJECTED;
 }
 
-/* Only a rule that says so keeps somebody from connecting: whoever holds nothing may still connect
- * and is then told to authenticate. */
-static bool may_connect(Security *s, const Connect *c, Subject subject)
+/* Whether no rule keeps them from it. */
+static bool may_unless_denied(Security *s, const Connect *c, Subject subject, const char *permission)
 {
-    char permission[64];
     Network peer;
     Verdict v;
 
@@ -232,9 +230,18 @@ static bool may_connect(Security *s, const Connect *c, Subject subject)
     subject.protocol = c->protocol;
     subject.peer = network_parse_peer(strempty(c->peer), &peer) == 0 ? &peer : NULL;
     subject.moment = security_moment(s);
-    snprintf(permission, sizeof permission, "connect.%s", c->protocol);
     v = policy_judge(s->policy, &subject, permission);
     return !v.rule || v.rule->kind == RULE_GRANT;
+}
+
+/* Only a rule that says so keeps somebody from connecting: whoever holds nothing may still connect
+ * and is then told to authenticate. */
+static bool may_connect(Security *s, const Connect *c, Subject subject)
+{
+    char permission[64];
+
+    snprintf(permission, sizeof permission, "connect.%s", c->protocol);
+    return may_unless_denied(s, c, subject, permission);
 }
 
 bool security_user_may_connect(Security *s, const User *u, const Connect *c)
@@ -243,6 +250,15 @@ bool security_user_may_connect(Security *s, const User *u, const Connect *c)
 
     snprintf(name, sizeof name, "user:%s", u->name);
     return may_connect(s, c, (Subject){.remote = true, .name = name, .roles = u->roles});
+}
+
+bool security_user_may_change_password(Security *s, const User *u, const Connect *c)
+{
+    char name[80];
+
+    snprintf(name, sizeof name, "user:%s", u->name);
+    return may_unless_denied(s, c, (Subject){.remote = true, .name = name, .roles = u->roles},
+                             "security.own-password");
 }
 
 int security_connect(Security *s, const Connect *c, Principal **ret, uint64_t *ret_wait)

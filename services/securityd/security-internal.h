@@ -27,6 +27,9 @@ bool security_expire_sessions(Security *s); /* whether there were any */
 uint64_t security_next_session_end(const Security *s); /* µs of CLOCK_BOOTTIME; UINT64_MAX */
 
 bool security_user_may_connect(Security *s, const User *u, const Connect *c);
+bool security_user_may_change_password(Security *s, const User *u, const Connect *c);
+/* `hash` as crypt(5) writes it. What cannot be written down is not in force either. */
+int security_write_password(Security *s, User *u, const char *hash);
 /* As security_note(), by a subject from outside: `kind` and `name` together. */
 void security_note_as(Security *s, const char *kind, const char *name, const char *call,
                       const char *reason);

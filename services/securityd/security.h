@@ -206,6 +206,19 @@ void login_check_done(LoginCheck *c);
 int security_login_begin(Security *s, const Login *l, LoginCheck *ret, uint64_t *ret_wait);
 int security_login_end(Security *s, const Login *l, const LoginCheck *check, bool right,
                        char **ret_secret, uint64_t *ret_expires, uint64_t *ret_wait);
+/* The first half of security_login_end(): -EKEYREJECTED, -EAGAIN with *ret_wait; 0: it is the password. */
+int security_login_proved(Security *s, const Login *l, const LoginCheck *check, bool right,
+                          uint64_t *ret_wait);
+
+/* A user's own password, changed by who is logged in and knows the old one: begin, then as for a login
+ * (throttled like it) security_login_proved(), then the end with the hash of the new one. All sessions end, and
+ * *ret_secret is a new one's. Begin sets l->user and *ret_session. -ENOENT: no (or no longer) such session;
+ * -EACCES: a rule denies security.own-password. */
+int security_own_password_begin(Security *s, const char *session_secret, Login *l, uint64_t *ret_session,
+                                LoginCheck *ret, uint64_t *ret_wait);
+int security_own_password_end(Security *s, const Login *l, uint64_t session_id, const LoginCheck *check,
+                              const char *hash, char **ret_secret, uint64_t *ret_expires);
+
 /* NULL: there is none of that secret, or it is over. */
 Session *security_session_of(Security *s, const char *secret);
 bool security_session_is_over(const Security *s, const Session *session);

@@ -113,10 +113,59 @@ def test_a_login_makes_a_new_session_and_ends_the_old_one(device, alice):
     assert log_status(device, f"{COOKIE}=hys_chosen") == 401
 
 
+def change_password(device, cookie, old, new, headers=("Origin: https://localhost:8443",)):
+    return ask(device, "/system/password", "--data-binary", json.dumps({"old": old, "new": new}),
+               headers=("Content-Type: application/json", f"Cookie: {cookie}", *headers))
+
+
+def test_users_change_their_own_password(device, alice):
+    here, there = (cookie_of(log_in(device, alice)[1]) for _ in range(2))
+    stream = device.popen("curl", "-sSkN", "--max-time", "120", "--header", "Accept: text/event-stream",
+                          "--header", f"Cookie: {there}", "https://localhost:8443/system/log/unit/test.service",
+                          stdout=subprocess.PIPE, text=True)
+    device.wait(lambda: "curl" in device.run("ss", "-tnp").stdout, "the stream is open")
+    assert change_password(device, here, "wrong", "another password")[0] == 401
+    assert change_password(device, here, PASSWORD, "short")[0] == 422
+    assert change_password(device, here, PASSWORD, "another password", headers=())[0] == 403
+    assert change_password(device, f"{COOKIE}=hys_made-up", PASSWORD, "another password")[0] == 401
+    assert log_status(device, there) == 200
+    status, fields, _ = change_password(device, here, PASSWORD, "another password")
+    assert status == 204
+    # Everywhere else it has ended at once, streams included; here it goes on, in a new session.
+    assert stream.wait(timeout=60) is not None
+    assert log_status(device, here) == 401 and log_status(device, there) == 401
+    assert log_status(device, cookie_of(fields)) == 200
+    assert log_in(device, alice)[0] == 401
+    assert log_in(device, alice, "another password")[0] == 204
+    done = policy(device, "--json", "audit")
+    assert '"own password"' in done.stdout and "another password" not in done.stdout
+
+
+def test_the_page_of_the_password(device, alice):
+    assert "Log in" in ask(device, "/system/password")[2]
+    cookie = cookie_of(log_in(device, alice)[1])
+    headers = ("Origin: https://localhost:8443", f"Cookie: {cookie}")
+    assert "/system/password" in ask(device, "/system/login", headers=headers)[2]
+    status, fields, page = ask(device, "/system/password", headers=headers)
+    assert status == 200 and "<script" not in page and "default-src 'none'" in fields["content-security-policy"]
+
+    def send(old, new, again):
+        words = [word for name, value in (("old", old), ("new", new), ("again", again))
+                 for word in ("--data-urlencode", f"{name}={value}")]
+        return ask(device, "/system/password", *words, headers=headers)
+    status, _, page = send(PASSWORD, "another password", "another passwort")
+    assert status == 422 and "differ" in page
+    status, _, page = send("wrong", "another password", "another password")
+    assert status == 401 and "Wrong password" in page and 'name="again"' in page
+    status, fields, _ = send(PASSWORD, "another password", "another password")
+    assert status == 303 and fields["location"] == "/system/login"
+    assert log_status(device, cookie_of(fields)) == 200 and log_status(device, cookie) == 401
+
+
 def test_other_sites_cannot_ride_on_a_cookie(device, alice):
     cookie = cookie_of(log_in(device, alice)[1])
     for origin in ("https://evil.example", "https://localhost:8444", "http://localhost:8443", "null"):
-        for path in ("/system/logout", "/system/login", "/system/log"):
+        for path in ("/system/logout", "/system/login", "/system/password", "/system/log"):
             status = ask(device, path, "--data", "", headers=(f"Cookie: {cookie}", f"Origin: {origin}"))[0]
             assert status == 403, (origin, path)
     # Browsers send an origin with whatever changes something.

@@ -591,6 +591,104 @@ static void expect(Fixture *f, uint32_t uid, const char *question, const char *e
     json_decref(j);
 }
 
+/* What the server's question of `bearer` gets. */
+static json_t *change_own(Fixture *f, const char *bearer, const char *old, const char *new)
+{
+    char question[700];
+
+    snprintf(question, sizeof question,
+             "{\"id\":1,\"op\":\"own-password\",\"bearer\":\"%s\",\"secret\":\"%s\",\"new\":\"%s\","
+             "\"protocol\":\"http\",\"peer\":\"192.0.2.1:1\"}",
+             bearer, old, new);
+    return ask(f, SERVER, question);
+}
+
+static void expect_own(Fixture *f, const char *bearer, const char *old, const char *new, const char *error)
+{
+    json_t *j = change_own(f, bearer, old, new);
+
+    assert_string_equal(strempty(json_string_value(json_object_get(j, "error"))), error);
+    json_decref(j);
+}
+
+static void test_ones_own_password(void **state)
+{
+    Fixture *f = *state;
+    _cleanup_(principal_freep) Principal *p = NULL;
+    _cleanup_(freep) char *secret = NULL, *other = NULL, *of_bob = NULL;
+    const char *fresh;
+    json_t *j;
+
+    add_user(f, "alice", RIGHT);
+    add_user(f, "bob", RIGHT);
+    assert_int_equal(login_from(f, "alice", RIGHT, "192.0.2.1:1", &secret), 1);
+    assert_int_equal(login_from(f, "alice", RIGHT, "192.0.2.1:1", &other), 1);
+    assert_int_equal(login_from(f, "bob", RIGHT, "192.0.2.1:1", &of_bob), 1);
+    p = connect_with(f, other);
+    /* Nobody does it for somebody else, nor with a session alone. */
+    expect(f, 1000, "{\"id\":1,\"op\":\"own-password\",\"secret\":\"a\",\"new\":\"another one\"}", "AccessDenied");
+    expect_own(f, "hys_none", RIGHT, "another one", "NotFound");
+    expect_own(f, secret, "wrong", "another one", "Unauthenticated");
+    expect_own(f, secret, RIGHT, "short", "InvalidArgument");
+    expect_own(f, secret, RIGHT, "", "InvalidArgument");
+    assert_true(holds(f, p, "log.read"));
+    j = change_own(f, secret, RIGHT, "another one");
+    fresh = json_string_value(json_object_get(j, "secret"));
+    assert_non_null(fresh);
+    assert_string_equal(json_string_value(json_object_get(j, "principal")), "user:alice");
+    assert_string_equal(fixture_record(f, "changed")->call, "own password");
+    /* All that the old one had opened is over, of hers. */
+    assert_false(holds(f, p, "log.read"));
+    assert_null(connect_with(f, secret));
+    assert_null(connect_with(f, other));
+    principal_free(p);
+    p = connect_with(f, fresh);
+    assert_string_equal(p->name, "user:alice");
+    principal_free(p);
+    p = connect_with(f, of_bob);
+    assert_string_equal(p->name, "user:bob");
+    assert_int_equal(login_from(f, "alice", RIGHT, "192.0.2.1:1", NULL), -EKEYREJECTED);
+    assert_int_equal(login_from(f, "alice", "another one", "192.0.2.1:1", NULL), 1);
+    expect_own(f, secret, "another one", "a third one", "NotFound");
+    json_decref(j);
+}
+
+/* It would be a way around the bound of logins. */
+static void test_guessing_ones_own_password_is_slowed_as_well(void **state)
+{
+    Fixture *f = *state;
+    _cleanup_(freep) char *secret = NULL;
+    unsigned tried = 0;
+    json_t *j;
+
+    add_user(f, "alice", RIGHT);
+    assert_int_equal(login_from(f, "alice", RIGHT, "192.0.2.1:1", &secret), 1);
+    for (;; tried++) {
+        j = change_own(f, secret, "wrong", "another one");
+        if (!streq(json_string_value(json_object_get(j, "error")), "Unauthenticated"))
+            break;
+        json_decref(j);
+    }
+    assert_string_equal(json_string_value(json_object_get(j, "error")), "Throttled");
+    assert_true(json_integer_value(json_object_get(j, "retry_after")) > 0);
+    json_decref(j);
+    assert_in_range(tried, 5, 15);
+    expect_own(f, secret, RIGHT, "another one", "Throttled");
+}
+
+static void test_a_rule_keeps_a_user_from_it(void **state)
+{
+    Fixture *f = *state;
+    _cleanup_(freep) char *secret = NULL;
+
+    add_user(f, "kiosk", RIGHT);
+    assert_int_equal(login_from(f, "kiosk", RIGHT, "192.0.2.1:1", &secret), 1);
+    fixture_write(f->paths[2], "61-kiosk.policy", "[deny kiosk]\nTo = user:kiosk\nPermission = security.own-password\n");
+    assert_int_equal(security_reload(f->security), 1);
+    expect_own(f, secret, RIGHT, "another one", "AccessDenied");
+    assert_int_equal(login_from(f, "kiosk", RIGHT, "192.0.2.1:1", NULL), 1);
+}
+
 static void test_over_the_socket(void **state)
 {
     Fixture *f = *state;
@@ -658,6 +756,9 @@ int main(void)
         T(test_sessions_are_bounded),
         T(test_guessing_from_one_place_is_slowed),
         T(test_many_attackers_do_not_lock_the_owner_out),
+        T(test_ones_own_password),
+        T(test_guessing_ones_own_password_is_slowed_as_well),
+        T(test_a_rule_keeps_a_user_from_it),
         T(test_over_the_socket),
     };
 
