@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import sys
+import tempfile
 import threading
 
 import pytest
@@ -19,6 +20,11 @@ import simulated  # noqa: E402
 BUILD = pathlib.Path(os.environ.get('HYBRIDOS_BUILD', ROOT / 'build'))
 
 
+def share(times, least=1):
+    """Of what takes long when done as often as it should be: all of it only where `./hybridos test` says so."""
+    return max(times // int(os.environ.get('HYBRIDOS_SHARE', '50')), least)
+
+
 def pytest_addoption(parser):
     parser.addoption('--bus', choices=simulated.BUSES, default='dbus-daemon')
 
@@ -27,6 +33,7 @@ def pytest_configure(config):
     def interrupted(number, frame):
         raise KeyboardInterrupt
     signal.signal(signal.SIGTERM, interrupted)  # so that the devices are stopped
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job, and its children, ignore it
     config.addinivalue_line('markers', 'once: does not depend on the bus, and runs on the first only')
 
 
@@ -105,9 +112,30 @@ def bus(request):
 
 
 @contextlib.contextmanager
+def in_memory(d):
+    """The device's disk: thousands of changes of the policy would wait for this machine's, and no power fails here."""
+    if shutil.disk_usage('/dev/shm').free < 1 << 30:
+        yield
+        return
+    d.stop(quick=True)
+    if d.folder.is_symlink():  # of a run that was killed
+        shutil.rmtree(d.folder.readlink(), ignore_errors=True)
+        d.folder.unlink()
+    shutil.rmtree(d.folder, ignore_errors=True)
+    d.folder.parent.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix='hybridos-', dir='/dev/shm', ignore_cleanup_errors=True) as folder:
+        d.folder.symlink_to(folder)
+        os.chmod(folder, 0o755)
+        try:
+            yield
+        finally:
+            d.folder.unlink()
+
+
+@contextlib.contextmanager
 def booted(instance, bus, development=True):
     d = TestDevice(instance)
-    with d.locked():
+    with in_memory(d), d.locked():
         d.stop(quick=True)
         d.wipe()
         try:

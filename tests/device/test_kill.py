@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Any daemon may be killed at any time, and the device goes on."""
 import json
-import os
 import pathlib
 
 import pytest
 
+from conftest import share
+
 UNITS = ["h-securityd.service", "h-endpointd.service", "h-logged.service", "h-httpd.service", "h-sysinfo.service"]
-ROUNDS = os.environ.get("HYBRIDOS_KILL_ROUNDS", "250")
 HERE = pathlib.Path(__file__).resolve().parent
 
 
@@ -20,7 +20,7 @@ def needed(device):
 def test_killed_under_load(device, unit):
     script = (HERE / "kill-under-load.py").read_text()
     others = [u for u in UNITS if u != unit]
-    done = device.run("python3", "-", unit, ROUNDS, "16", *others, input=script, timeout=1800)
+    done = device.run("python3", "-", unit, str(share(250)), "16", *others, input=script, timeout=1800)
     assert done.returncode == 0, done.stdout + done.stderr
     result = json.loads(done.stdout)
     print(result)

@@ -9,6 +9,8 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
+from conftest import share
+
 EMPTY = {"s": [""], "g": [""], "o": ["/"], "b": ["false"], "v": ["s", ""]}
 STRANGER, STRANGER_UID = "stranger", "60990"  # no rule names it
 
@@ -139,7 +141,7 @@ def test_nobody_else_takes_a_name_while_its_service_restarts(device):
 @pytest.mark.parametrize("service", ["Endpoints1", "Security1"])
 def test_no_call_is_allowed_after_revoke_has_returned(device, service):
     method, permission = {"Endpoints1": ("List", "endpoint.list"), "Security1": ("ListRules", "security.read")}[service]
-    rounds = "10000" if service == "Endpoints1" else "1000"
+    rounds = str(share(10000 if service == "Endpoints1" else 1000, 100))
     program = device.program("revoke-race")
     done = device.run(program, f"org.hybridos.{service}", f"/org/hybridos/{service}", f"org.hybridos.{service}",
                       method, permission, STRANGER_UID, "8", rounds, timeout=900)
@@ -156,7 +158,7 @@ def test_every_outcome_agrees_with_the_history_of_the_policy(device):
     device.user("model-other", "61093")
     device.run("groupadd", "--gid", "61094", "model-group")
     model = device.popen(device.program("policy-model"), "61092", "61094", "61093", str(seed),
-                         "60" if os.environ.get("HYBRIDOS_QUICK") else "600",
+                         str(share(600, 60)),
                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     kills = 0
     try:
