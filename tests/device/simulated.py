@@ -481,7 +481,8 @@ class Device:
         _run('ip', 'address', 'add', f'{there}/30', 'dev', 'host0')
         _run('ip', 'link', 'set', 'host0', 'up')
         # Where systemd may, it does this at the start: the kernel's 10 are few for who logs while h-logged starts.
-        pathlib.Path('/proc/sys/net/unix/max_dgram_qlen').write_text('512\n')
+        with contextlib.suppress(OSError):
+            pathlib.Path('/proc/sys/net/unix/max_dgram_qlen').write_text('512\n')
 
     def _development(self, wanted):
         source = HERE / 'development'
