@@ -67,6 +67,14 @@ static CoapdExchange *exchange_new(CoapdSession *s, uint64_t key)
     return x;
 }
 
+static void set_waiting(CoapdExchange *x, bool waiting)
+{
+    if (x->waiting == waiting)
+        return;
+    x->waiting = waiting;
+    x->session->coapd->n_waiting[x->rank] += waiting ? 1 : (size_t)-1;
+}
+
 /* Its client is to ask for the next block, or to send it. */
 static void await_client(CoapdExchange *x)
 {
@@ -89,6 +97,15 @@ static bool is_full(const Coapd *d, coapd_rank rank)
     strangers = d->n_of_rank[COAPD_RANK_UNVERIFIED] + d->n_of_rank[COAPD_RANK_STRANGER];
     return d->n_exchanges >= all || (rank < COAPD_RANK_KNOWN && strangers >= all * 3 / 8) ||
            (rank == COAPD_RANK_UNVERIFIED && d->n_of_rank[rank] >= all / 4);
+}
+
+/* A responder answers one request after the other: a forger's, who never sees the answers, would be ahead of
+ * everybody's. Beyond some, those who may not be there have to show that they are. */
+static bool must_show_itself(const CoapdSession *s)
+{
+    const Coapd *d = s->coapd;
+
+    return !s->verified && d->n_waiting[COAPD_RANK_UNVERIFIED] >= MAX_OF(d->settings->requests / 32, 4u);
 }
 
 /* There is room for another request of `s`, maybe because one went that waited for its client: the
@@ -138,6 +155,7 @@ void coapd_exchange_free(CoapdExchange *x)
     free(x->body);
     free(x->stuck);
     list_remove(&x->node);
+    set_waiting(x, false);
     s->n_exchanges--;
     s->coapd->n_of_rank[x->rank]--;
     s->coapd->n_exchanges--;
@@ -323,7 +341,7 @@ static void finish(CoapdExchange *x, coapd_answer *a)
     bool more = a->block2.there && a->block2.more;
 
     timer_stop(&x->acknowledge);
-    x->waiting = false;
+    set_waiting(x, false);
     if (x->block1.there) {
         a->block1 = x->block1;
         a->block1.more = false;
@@ -517,7 +535,7 @@ static void answer_continue(CoapdExchange *x)
 
     a.block1 = x->block1;
     timer_stop(&x->acknowledge);
-    x->waiting = false;
+    set_waiting(x, false);
     x->session->coapd->counters.blocks++;
     (void)coapd_send_answer(x->session, &x->message, &a);
     await_client(x);
@@ -741,6 +759,16 @@ static void refuse(CoapdSession *s, coapd_message *m, coap_pdu_code_t code)
     (void)coapd_send_answer(s, m, &a);
 }
 
+static void demand_echo(CoapdSession *s, coapd_message *m)
+{
+    coapd_answer a = COAPD_ANSWER(COAP_RESPONSE_CODE(401));
+
+    s->coapd->counters.limited++;
+    a.echo_size = COAPD_ECHO_SIZE;
+    coapd_echo_make(s, a.echo);
+    (void)coapd_send_answer(s, m, &a);
+}
+
 static void take_question(CoapdExchange *x, const coapd_message *m, const coapd_question *q)
 {
     Coapd *d = x->session->coapd;
@@ -748,7 +776,7 @@ static void take_question(CoapdExchange *x, const coapd_message *m, const coapd_
     x->message = *m;
     x->request_size = q->size;
     x->accept = q->accept;
-    x->waiting = true;
+    set_waiting(x, true);
     x->method = q->method;
     x->block1 = q->block1;
     if (q->block2.there) {
@@ -822,6 +850,10 @@ static void begin(CoapdSession *s, coapd_message *m, const coapd_question *q)
     if (old && !old->waiting)
         coapd_exchange_free(old);
     refused = judge(s, q);
+    if (!refused && must_show_itself(s)) {
+        demand_echo(s, m);
+        return;
+    }
     if (!refused && !make_room(s))
         refused = UNAVAILABLE;
     x = refused ? NULL : exchange_new(s, q->key);

@@ -204,7 +204,7 @@ struct Coapd {
     } nodes; /* coap-nodes.c */
     list connections;               /* CoapdPipe and CoapdFlow, by their first member; oldest first */
     size_t n_connections, n_authenticated, n_handshakes;
-    size_t n_sessions, n_exchanges, n_of_rank[COAPD_RANKS], n_observers, held, record_bytes;
+    size_t n_sessions, n_exchanges, n_of_rank[COAPD_RANKS], n_waiting[COAPD_RANKS], n_observers, held, record_bytes;
     uint64_t next_id;
     uint32_t observe_sequence;
     directory directory;

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """What test_coapd_attack.py lets loose on h-coapd, in a network namespace of its own: coap-attack.py KIND
-DEVICE OWN COUNT. COUNT 0: until it is ended. Prints JSON: bytes sent and bytes that came back."""
+DEVICE OWN COUNT. COUNT 0: until it is ended; says when it has begun. Prints JSON: bytes sent and bytes that came back."""
 import json
 import os
 import random
@@ -51,6 +51,23 @@ class Forger:
             self.socket.sendto(forged(self.device, self.port, self.make()), (self.device, 0))
         except OSError:
             time.sleep(0.001)
+
+
+class Prepared(Forger):
+    """As many as a core sends."""
+
+    def __init__(self, device, port, make):
+        super().__init__(device, port, make)
+        self.socket.setblocking(False)
+        self.some = [forged(device, port, make()) for _ in range(20000)]
+        self.n = 0
+
+    def step(self):
+        self.n += 1
+        try:
+            self.socket.sendto(self.some[self.n % len(self.some)], (self.device, 0))
+        except OSError:
+            pass
 
 
 class Ports:
@@ -112,6 +129,7 @@ def main():
     kind, device, own, count = sys.argv[1:]
     garbage = lambda: os.urandom(random.randrange(1, 1200))
     attack = {'forged-get': lambda: Forger(device, 5683, request),
+              'full-get': lambda: Prepared(device, 5683, request),
               'forged-observe': lambda: Forger(device, 5683, lambda: request(True)),
               'forged-hello': lambda: Forger(device, 5684, hello),
               'forged-garbage': lambda: Forger(device, random.choice((5683, 5684)), garbage),
@@ -127,7 +145,9 @@ def main():
     while not stop and (n < int(count) or count == '0'):
         attack.step()
         n += 1
-        if n % 50 == 0:
+        if n == 10 and count == '0':
+            print('begun', flush=True)
+        if n % 50 == 0 and kind != 'full-get':
             time.sleep(0.005)
     last = -1
     while not stop and last != counter('rx_bytes'):  # until nothing comes back any more

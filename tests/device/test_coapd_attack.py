@@ -94,13 +94,14 @@ def test_forged_observers_gain_little(device, link):
     device.wait(lambda: statistics(device)['observers'] == 0, 'those who never answered to be dropped', 180)
 
 
-@pytest.mark.parametrize('kind', ['forged-hello', 'half-open'])
+@pytest.mark.parametrize('kind', ['full-get', 'forged-hello', 'half-open'])
 def test_the_honest_are_served_meanwhile(device, link, kind):
     pid = main_pid(device)
     key = '-u', link['identity'], '-k', link['key']
     attack = subprocess.Popen(inside('python3', ATTACK, kind, DEVICE, EVIL, '0'), stdout=subprocess.PIPE, text=True)
     try:
-        for _ in range(5):
+        assert attack.stdout.readline() == 'begun\n'
+        for _ in range(10):
             for scheme in ('coaps', 'coaps+tcp'):
                 assert ask(scheme, *key), scheme
         now = statistics(device)
