@@ -5,7 +5,7 @@
 
 #define FILE_NAME "consents"
 #define FILE_KIND "consents 1"
-#define FILE_SIZE_MAX (1024u * 1024u)
+#define FILE_SIZE_MAX (4u * 1024u * 1024u)
 
 struct ConsentQuestion {
     TAILQ_ENTRY(ConsentQuestion) list;
