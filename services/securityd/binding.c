@@ -45,6 +45,8 @@ static int copy_principal(const Principal *from, Principal **ret)
     *p = (Principal){.handle = from->handle,
                      .encrypted = from->encrypted,
                      .credential = from->credential,
+                     .has_peer = from->has_peer,
+                     .peer = from->peer,
                      .expires = from->expires};
     memcpy(p->hash, from->hash, sizeof p->hash);
     p->name = strdup(from->name);
@@ -64,17 +66,19 @@ static int copy_principal(const Principal *from, Principal **ret)
 static char *binding_to_line(const Security *s, const Binding *b)
 {
     const Principal *p = b->principal;
-    char hash[2 * SHA256_SIZE + 1] = "", *text, *line = NULL;
+    char hash[2 * SHA256_SIZE + 1] = "", peer[2 * sizeof p->peer.address + 1], *text, *line = NULL;
     json_t *roles = json_array(), *j;
 
     if (p)
         hex_encode(p->hash, sizeof p->hash, hash);
+    if (p && p->has_peer)
+        hex_encode(p->peer.address, sizeof p->peer.address, peer);
     for (char **role = p ? p->own_roles : NULL; role && *role; role++)
         json_array_append_new(roles, json_string(*role));
-    j = json_pack("{s:s s:s s:I s:s* s:s* s:s* s:b s:i s:I s:s s:o}", "bus", strempty(s->bus_id), "name", b->name,
+    j = json_pack("{s:s s:s s:I s:s* s:s* s:s* s:s* s:b s:i s:I s:s s:o}", "bus", strempty(s->bus_id), "name", b->name,
                   "uid", (json_int_t)b->uid, "principal", p ? p->name : NULL, "token",
-                  p ? p->token : NULL, "protocol", p ? p->protocol : NULL, "encrypted",
-                  p && p->encrypted, "credential", p ? (int)p->credential : 0, "expires",
+                  p ? p->token : NULL, "protocol", p ? p->protocol : NULL, "peer",
+                  p && p->has_peer ? peer : NULL, "encrypted", p && p->encrypted, "credential", p ? (int)p->credential : 0, "expires",
                   (json_int_t)(p ? p->expires : 0), "sha256", hash, "roles", roles);
     text = j ? json_dumps(j, JSON_COMPACT) : NULL;
     json_decref(j);
@@ -108,6 +112,7 @@ static int read_principal(const json_t *j, Principal **ret)
 {
     const char *name = json_string_value(json_object_get(j, "principal"));
     const char *token = json_string_value(json_object_get(j, "token"));
+    const char *peer = json_string_value(json_object_get(j, "peer"));
     const json_t *roles = json_object_get(j, "roles"), *role;
     _cleanup_(principal_freep) Principal *p = NULL;
     size_t i;
@@ -131,8 +136,11 @@ static int read_principal(const json_t *j, Principal **ret)
     if (r < 0 || !p->name || !p->protocol || !p->token != !token)
         return -ENOMEM;
     if (hex_decode(strempty(json_string_value(json_object_get(j, "sha256"))), p->hash,
-                   sizeof p->hash) < 0)
+                   sizeof p->hash) < 0 ||
+        (peer && hex_decode(peer, p->peer.address, sizeof p->peer.address) < 0))
         return -EBADMSG;
+    p->has_peer = peer != NULL;
+    p->peer.prefix = 128;
     *ret = TAKE_PTR(p);
     return 0;
 }

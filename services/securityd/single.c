@@ -34,24 +34,48 @@ static void read_arguments(Single *single, const json_t *arguments)
     m->values = single->values;
 }
 
+static void take(Security *s, const Rule *rule, const Subject *subject)
+{
+    if (rule->more.rate)
+        rates_take(&s->rates, rule->id, security_subject_name(subject), rule->more.rate,
+                   rule->more.rate_usec, security_boottime());
+}
+
+/* Of two, each uses up its own: a holder has no more of it by acting for many, nor a principal by being acted for
+ * by many. */
 static void count(Security *s, const Subject *subject, const Question *q, const Verdict *v)
 {
-    const Conditions *c = &v->rule->more;
+    Subject holder = *subject;
+    Verdict own;
 
     security_used(s, subject, q->permission, q->service, 1);
-    if (subject->behalf) {
-        Subject holder = *subject;
-        Verdict own;
-
-        holder.behalf = NULL;
-        own = policy_judge(s->policy, &holder, q->permission);
-        if (own.rule && own.rule->more.rate)
-            rates_take(&s->rates, own.rule->id, security_subject_name(subject), own.rule->more.rate,
-                       own.rule->more.rate_usec, security_boottime());
+    if (!subject->behalf) {
+        take(s, v->rule, subject);
+        return;
     }
-    if (c->rate)
-        rates_take(&s->rates, v->rule->id, security_subject_name(subject), c->rate, c->rate_usec,
-                   security_boottime());
+    holder.behalf = NULL;
+    own = policy_judge(s->policy, &holder, q->permission);
+    if (own.rule)
+        take(s, own.rule, &holder);
+    take(s, v->rule, subject->behalf);
+}
+
+/* The moment of the call, for both of a bound caller. */
+static void set_moments(Security *s, Subject *subject, Single *single)
+{
+    Subject holder = *subject;
+
+    holder.behalf = NULL;
+    single->moment.rates = &s->rates;
+    single->moment.who = security_subject_name(&holder);
+    subject->moment = &single->moment;
+    if (!subject->behalf)
+        return;
+    single->behalf_moment = single->moment;
+    single->behalf_moment.who = subject->behalf->name ? subject->behalf->name : "anonymous";
+    single->behalf = *subject->behalf;
+    single->behalf.moment = &single->behalf_moment;
+    subject->behalf = &single->behalf;
 }
 
 int single_judge(Security *s, Subject *subject, const Question *q, const json_t *arguments, Single *ret)
@@ -68,14 +92,12 @@ int single_judge(Security *s, Subject *subject, const Question *q, const json_t 
         subject->moment = NULL;
         return 0;
     }
-    ret->moment.rates = &s->rates;
-    ret->moment.who = security_subject_name(subject);
     ret->moment.wants_arguments = &wants;
     if (ret->member && json_is_array(arguments))
         read_arguments(ret, arguments);
-    subject->moment = &ret->moment;
+    set_moments(s, subject, ret);
     ret->verdict = policy_judge(s->policy, subject, q->permission);
-    ret->moment.wants_arguments = NULL; /* it outlives this call */
+    ret->moment.wants_arguments = ret->behalf_moment.wants_arguments = NULL; /* it outlives this call */
     /* A person speaks for one of the two only, and both must be allowed. */
     ret->ask = !subject->behalf && !ret->verdict.allowed && ret->verdict.rule && ret->verdict.rule->kind == RULE_ASK;
     /* A person is shown them in any case. */

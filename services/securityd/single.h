@@ -9,7 +9,8 @@
 
 typedef struct Single {
     const Member *member; /* of the call; NULL: no interface file describes it */
-    Moment moment;
+    Moment moment, behalf_moment;
+    Subject behalf; /* of a bound caller: the same call, and what it has used up of its own rates */
     const char *names[CATALOGUE_ARGUMENTS_MAX], *values[CATALOGUE_ARGUMENTS_MAX];
     char numbers[CATALOGUE_ARGUMENTS_MAX][32];
     Verdict verdict;

@@ -11,6 +11,7 @@
 #include "agent-socket.h"
 #include "binding.h"
 #include "fixture.h"
+#include "single.h"
 
 #define FILTER 60990u
 #define HOLDER 60991u
@@ -298,6 +299,157 @@ static void test_rows_and_judgements(void **state)
     json_decref(after);
 }
 
+/* --- rules with conditions -------------------------------------------------------------------- */
+
+static const char pump[] =
+    "<node><interface name=\"a.Pump1\"><method name=\"Start\"><arg name=\"pump\" type=\"s\" direction=\"in\"/>"
+    "<annotation name=\"org.hybridos.Permission\" value=\"pump.start\"/></method></interface></node>";
+
+static void rules_of(Fixture *f, const char *holder, const char *principal)
+{
+    char text[512];
+
+    snprintf(text, sizeof text, "[grant pump-holder]\nTo = uid:60991\nPermission = pump.start\n%s%s\n"
+             "[grant pump-principal]\nTo = user:alice user:bob\nPermission = pump.start\n%s%s\n",
+             *holder ? "When = " : "", holder, *principal ? "When = " : "", principal);
+    fixture_write(f->paths[2], "70-pump.policy", text);
+    fixture_write(f->vendor[0], "a.Pump1.xml", pump);
+    assert_int_equal(security_reload(f->security), 1);
+}
+
+/* Start(pump) by the connection `name` of `uid`. */
+static bool starts_by(Fixture *f, uint32_t uid, const char *name, const char *pump_name)
+{
+    const Question q = {.permission = "pump.start", .interface = "a.Pump1", .member = "Start", .kind = 'm'};
+    Subject subject = fixture_uid(uid), behalf;
+    json_t *arguments = json_pack("[s]", pump_name);
+    Single single;
+    bool row;
+
+    security_apply_binding(f->security, &subject, name, &behalf);
+    assert_int_equal(single_judge(f->security, &subject, &q, arguments, &single), 0);
+    row = !single.once && !single.wants_arguments && policy_judge(f->security->policy, &subject, q.permission).allowed;
+    json_decref(arguments);
+    return single.once || row;
+}
+
+static bool starts(Fixture *f, const char *name)
+{
+    return starts_by(f, HOLDER, name, "one");
+}
+
+/* Whichever of the two has it: both must be fulfilled, of whom they speak. */
+static void test_conditions_of_either(void **state)
+{
+    static const struct {
+        const char *holder, *principal;
+        bool starts;
+    } cases[] = {
+        {"", "", true},
+        {"local", "remote", true},
+        {"remote", "", false}, /* the holder is none, for whomever it acts */
+        {"", "local", false},
+        {"", "encrypted", true},
+        {"", "protocol=coap", false},
+        {"", "protocol=http peer=192.0.2.0/24", true},
+        {"", "peer=198.51.100.0/24", false},
+        {"arg.pump=one", "", true},
+        {"", "arg.pump=one", true},
+        {"arg.pump=two", "", false},
+        {"", "arg.pump=two", false},
+        {"arg.pump=one", "arg.pump=one", true},
+        {"arg.pump=one", "arg.pump=two", false},
+        {"arg.pump=two", "arg.pump=one", false},
+        {"time=00:00-24:00", "arg.pump=one", true},
+        {"rate=100/h", "arg.pump=one", true},
+        {"rate=100/h", "arg.pump=two", false},
+        {"arg.pump=two", "rate=100/h", false},
+        {"arg.pump=one", "rate=100/h", true},
+    };
+    Fixture *f = *state;
+    _cleanup_(principal_freep) Principal *alice = principal(f, "ci", "user:alice");
+
+    assert_int_equal(security_bindings_adopt(f->security, "bus"), 0);
+    assert_int_equal(security_bind(f->security, ":1.1", HOLDER, alice), 1);
+    for (size_t i = 0; i < ELEMENTS(cases); i++) {
+        rules_of(f, cases[i].holder, cases[i].principal);
+        if (starts(f, ":1.1") != cases[i].starts)
+            fail_msg("\"%s\" and \"%s\"", cases[i].holder, cases[i].principal);
+        /* Also when the agent was started anew. */
+        fixture_open(f);
+        if (starts(f, ":1.1") != cases[i].starts)
+            fail_msg("after a start: \"%s\" and \"%s\"", cases[i].holder, cases[i].principal);
+    }
+}
+
+static void test_denies_of_either(void **state)
+{
+    static const char *const whom[] = {"uid:60991", "user:alice"};
+    Fixture *f = *state;
+    _cleanup_(principal_freep) Principal *alice = principal(f, "ci", "user:alice");
+    char text[128];
+
+    assert_int_equal(security_bind(f->security, ":1.1", HOLDER, alice), 1);
+    rules_of(f, "rate=1000/s", "");
+    for (size_t i = 0; i < ELEMENTS(whom); i++) {
+        snprintf(text, sizeof text, "[deny no-two]\nTo = %s\nPermission = pump.start\nWhen = arg.pump=two\n", whom[i]);
+        fixture_write(f->paths[2], "71-deny.policy", text);
+        assert_int_equal(security_reload(f->security), 1);
+        assert_true(starts_by(f, HOLDER, ":1.1", "one"));
+        assert_false(starts_by(f, HOLDER, ":1.1", "two"));
+    }
+    /* It is asked for, whoever's rule needs it. */
+    {
+        const Question q = {.permission = "pump.start", .interface = "a.Pump1", .member = "Start", .kind = 'm'};
+        Subject subject = fixture_uid(HOLDER), behalf;
+        Single single;
+
+        security_apply_binding(f->security, &subject, ":1.1", &behalf);
+        assert_int_equal(single_judge(f->security, &subject, &q, json_false(), &single), 0);
+        assert_true(single.wants_arguments && !single.once);
+    }
+}
+
+/* Acting for many, or being acted for by many, gives nobody more. */
+static void test_rates_are_each_ones_own(void **state)
+{
+    Fixture *f = *state;
+    _cleanup_(principal_freep) Principal *alice = principal(f, "ci", "user:alice"), *bob = NULL;
+
+    assert_int_equal(store_add_user(f->security->store, "bob", NULL), 0);
+    bob = principal(f, "ci2", "user:bob");
+    assert_int_equal(security_bind(f->security, ":1.1", HOLDER, alice), 1);
+    assert_int_equal(security_bind(f->security, ":1.2", HOLDER, bob), 1);
+    assert_int_equal(security_bind(f->security, ":1.3", 60992, alice), 1);
+    rules_of(f, "rate=2/h", "");
+    assert_true(starts(f, ":1.1") && starts(f, ":1.2"));
+    assert_false(starts(f, ":1.1") || starts(f, ":1.2"));
+    assert_false(starts(f, ":1.9")); /* nor when it acts for itself */
+    /* The other way round. */
+    rules_of(f, "", "rate=2/h");
+    fixture_write(f->paths[2], "71-other.policy", "[grant other]\nTo = uid:60992\nPermission = pump.start\n");
+    assert_int_equal(security_reload(f->security), 1);
+    assert_true(starts(f, ":1.1") && starts_by(f, 60992, ":1.3", "one"));
+    assert_false(starts(f, ":1.1") || starts_by(f, 60992, ":1.3", "one"));
+    assert_true(starts(f, ":1.2")); /* bob has not used anything */
+}
+
+static void test_what_one_may_not_do_uses_up_nothing_of_the_other(void **state)
+{
+    Fixture *f = *state;
+    _cleanup_(principal_freep) Principal *alice = principal(f, "ci", "user:alice");
+
+    assert_int_equal(security_bind(f->security, ":1.1", HOLDER, alice), 1);
+    rules_of(f, "rate=1/h", "arg.pump=two");
+    assert_false(starts(f, ":1.1") || starts(f, ":1.1"));
+    assert_true(starts_by(f, HOLDER, ":1.1", "two"));
+    assert_false(starts_by(f, HOLDER, ":1.1", "two"));
+    rules_of(f, "arg.pump=two", "rate=1/h");
+    assert_false(starts(f, ":1.1") || starts(f, ":1.1"));
+    assert_true(starts_by(f, HOLDER, ":1.1", "two"));
+    assert_false(starts_by(f, HOLDER, ":1.1", "two"));
+}
+
 #define T(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
 
 int main(void)
@@ -312,6 +464,10 @@ int main(void)
         T(test_a_file_that_cannot_be_read_lets_nobody_through),
         T(test_bounds),
         T(test_rows_and_judgements),
+        T(test_conditions_of_either),
+        T(test_denies_of_either),
+        T(test_rates_are_each_ones_own),
+        T(test_what_one_may_not_do_uses_up_nothing_of_the_other),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
