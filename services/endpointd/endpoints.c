@@ -309,7 +309,7 @@ int endpoints_spec_set_unit(endpoints_spec *s, const char *value, size_t size)
     if (size <= stem || size > 128 || memcmp(value + size - stem, suffix, stem) != 0)
         return -EINVAL;
     stem = size - stem;
-    if (value[0] == '.' || value[0] == '-' || span(value, stem, LOWER UPPER DIGITS "_.-") != stem)
+    if (value[0] == '.' || value[0] == '-' || span(value, stem, LOWER UPPER DIGITS "_.-@") != stem)
         return -EINVAL;
     return set_string(&s->unit, value, size);
 }

@@ -41,7 +41,7 @@ static void test_good(void **state)
 
     assert_int_equal(read_text("[endpoint /thermo]\nUnit = thermo.service\nUser = thermo\n"
                                "Title = Heat\nAttributes = rt=\"heat\";ct=50\nRule = GET / a.b\nRule = PUT /x c.d\n"
-                               "[endpoint /other]\nUser=thermo\nUnit=thermo.service\n",
+                               "[endpoint /other]\nUser=thermo\nUnit=h-app@thermo.service\n",
                                &specs, &n),
                      0);
     assert_int_equal(n, 2);
@@ -49,6 +49,7 @@ static void test_good(void **state)
     assert_string_equal(specs[0].unit, "thermo.service");
     assert_string_equal(specs[0].title, "Heat");
     assert_string_equal(specs[0].attributes, "rt=\"heat\";ct=50");
+    assert_string_equal(specs[1].unit, "h-app@thermo.service");
     assert_int_equal(specs[0].uid, 60700);
     assert_int_equal(specs[0].road, ENDPOINTS_START);
     assert_int_equal(specs[0].n_rules, 2);
