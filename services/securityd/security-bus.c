@@ -4,6 +4,7 @@
 #include <hybus/error.h>
 
 #include "account-bus.h"
+#include "app-bus.h"
 #include "bind-bus.h"
 #include "consent-bus.h"
 #include "explain-bus.h"
@@ -583,6 +584,8 @@ static const sd_bus_vtable vtable[] = {
                             method_list_nodes, SD_BUS_VTABLE_UNPRIVILEGED),
     SD_BUS_METHOD_WITH_ARGS("RemoveNode", SD_BUS_ARGS("s", name), SD_BUS_NO_RESULT,
                             method_remove_node, SD_BUS_VTABLE_UNPRIVILEGED),
+    SD_BUS_METHOD_WITH_ARGS("NoteApp", SD_BUS_ARGS("s", act, "s", name, "u", uid), SD_BUS_NO_RESULT,
+                            method_note_app, SD_BUS_VTABLE_UNPRIVILEGED),
     SD_BUS_PROPERTY("Generation", "t", get_generation, 0,
                     SD_BUS_VTABLE_PROPERTY_EMITS_INVALIDATION),
     SD_BUS_PROPERTY("Claimed", "b", get_claimed, 0, SD_BUS_VTABLE_PROPERTY_EMITS_INVALIDATION),
