@@ -7,6 +7,7 @@ a pipe go. What even a killed keeper leaves is found by its user, which is made 
 import contextlib
 import fcntl
 import os
+import pathlib
 import re
 import select
 import signal
@@ -19,20 +20,15 @@ from problem import Problem
 
 UIDS = range(60700, 60900)
 NAME = re.compile(r'app-(\d+)$')
-SANDBOX = {
-    'Type': 'exec', 'SupplementaryGroups': 'hybridos', 'PrivateNetwork': 'yes', 'IPAddressDeny': 'any',
-    'RestrictAddressFamilies': 'AF_UNIX', 'PrivateTmp': 'yes', 'PrivateDevices': 'yes', 'DevicePolicy': 'closed',
-    'PrivateIPC': 'yes', 'RemoveIPC': 'yes', 'KeyringMode': 'private',
-    'ProtectSystem': 'strict', 'ProtectHome': 'yes', 'ProtectProc': 'invisible', 'ProtectClock': 'yes',
-    'ProtectKernelTunables': 'yes', 'ProtectKernelModules': 'yes', 'ProtectKernelLogs': 'yes',
-    'ProtectControlGroups': 'yes', 'ProtectHostname': 'yes', 'NoNewPrivileges': 'yes',
-    'CapabilityBoundingSet': '', 'RestrictNamespaces': 'yes', 'RestrictSUIDSGID': 'yes', 'RestrictRealtime': 'yes',
-    'LockPersonality': 'yes', 'SystemCallArchitectures': 'native', 'SystemCallFilter': '@system-service',
-    'SystemCallErrorNumber': 'EPERM', 'MemoryMax': '128M', 'MemorySwapMax': '0', 'TasksMax': '64', 'CPUQuota': '100%',
-    'UMask': '0077', 'TimeoutStopSec': '5',
-}
+LIMITS = ('Type=exec', 'SupplementaryGroups=hybridos', 'MemoryMax=128M', 'TasksMax=64', 'CPUQuota=100%')
 # As on a device without software of its own in /usr/local.
 SEARCH = '/usr/bin:/bin:/usr/sbin:/sbin:/usr/local/bin'
+
+
+def sandbox():
+    """What the unit of installed apps has from its mark on: a program is tried out as it will run."""
+    unit = pathlib.Path(__file__).resolve().parents[2] / 'systemd-units/h-app@.service'
+    return unit.read_text().partition('# --- the sandbox')[2].splitlines()[1:]
 
 
 class App:
@@ -94,7 +90,7 @@ class App:
                      *(f'endpoint.write:{self.endpoint}{rest}' for rest in ('', '/*')))
 
     def start(self, folder, words, name):
-        properties = [f'--property={k}={v}' for k, v in (SANDBOX | {'WorkingDirectory': folder}).items()]
+        properties = [f'--property={p}' for p in (*LIMITS, *sandbox(), f'WorkingDirectory={folder}')]
         environment = {'PATH': SEARCH, 'HYBRIDOS_ENDPOINT': self.endpoint, 'PYTHONUNBUFFERED': '1',
                        'PYTHONDONTWRITEBYTECODE': '1', 'NODE_PATH': '/usr/share/nodejs', 'LANG': 'C.UTF-8'}
         self.process = self.device.popen(
