@@ -78,6 +78,12 @@ def children(pid):
         return []
 
 
+def descendants(pid):
+    for child in children(pid):
+        yield child
+        yield from descendants(child)
+
+
 def wait_until(condition, seconds, what, alive=lambda: True):
     """Waits with a generous deadline; returns what the condition returned."""
     deadline = time.monotonic() + seconds
@@ -597,6 +603,14 @@ class Device:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
 
+    def _kill_tree(self, pid, start):
+        """What it has begun would go on without it, and whoever started it may not have come to note its pid 1."""
+        self._kill(pid, start, signal.SIGSTOP)
+        if pid and started(pid) == start:
+            for child in list(descendants(pid)):
+                self._kill(child, started(child), signal.SIGKILL)
+        self._kill(pid, start, signal.SIGKILL)
+
     def _wait_gone(self, pid, start, seconds):
         deadline = time.monotonic() + seconds
         while pid and started(pid) == start:
@@ -622,7 +636,7 @@ class Device:
             self._kill(*init, signal.SIGRTMIN + 4)  # systemd: poweroff.target
             self._wait_gone(*container, 30)
         self._kill(*init, signal.SIGKILL)
-        self._kill(*container, signal.SIGKILL)
+        self._kill_tree(*container)
         self._kill(*forwarder, signal.SIGTERM)
         for process in (container, init, forwarder):
             self._wait_gone(*process, 10)
@@ -641,7 +655,15 @@ class Device:
                 if command.startswith(f'nsenter\0--target={init}\0'.encode()):
                     os.kill(int(entry), signal.SIGCONT)
 
+    def _remove_scope(self):
+        """Where systemd runs here, it keeps the name until all in it has ended."""
+        scope = f'{self.machine}.scope'
+        subprocess.run(['systemctl', 'stop', scope], capture_output=True)
+        subprocess.run(['systemctl', 'reset-failed', scope], capture_output=True)
+
     def _remove_leftovers(self):
+        if os.path.isdir('/run/systemd/system'):
+            self._remove_scope()
         for folder in self._cgroup_folders():
             for path in sorted(folder.rglob('*'), key=lambda p: -len(p.parts)):
                 if path.is_dir():
