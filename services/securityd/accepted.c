@@ -2,6 +2,7 @@
 #include "accepted.h"
 
 #include <hybus/config.h>
+#include <inttypes.h>
 
 #include "policy-read.h"
 #include "state-file.h"
@@ -9,6 +10,8 @@
 #define ACCEPTED_FILE "accepted"
 /* Between parts; cannot be part of a rule or of XML that we write. */
 #define PART "\x1e\n"
+/* A document without interfaces, which versions that do not know it read as such. */
+#define MARK_START "<!-- generation "
 
 static int write_document(const char *xml, size_t size, void *userdata)
 {
@@ -33,7 +36,8 @@ static int write_rules(FILE *f, const Policy *policy)
     return fputs(PART, f) >= 0 ? 0 : -ENOMEM;
 }
 
-int accepted_save(const char *directory, const Policy *policy, const Catalogue *catalogue)
+int accepted_save(const char *directory, const Policy *policy, const Catalogue *catalogue,
+                  const AcceptedMark *mark)
 {
     _cleanup_(freep) char *text = NULL;
     size_t size = 0;
@@ -45,6 +49,9 @@ int accepted_save(const char *directory, const Policy *policy, const Catalogue *
     r = write_rules(f, policy);
     if (r >= 0)
         r = catalogue_format(catalogue, write_document, f);
+    if (r >= 0 && fprintf(f, MARK_START "%" PRIu64 " time %" PRIu64 " -->\n<node/>\n" PART, mark->generation,
+                          mark->time_usec) < 0)
+        r = -ENOMEM;
     if (fclose(f) != 0 && r >= 0)
         r = -ENOMEM;
     if (r < 0)
@@ -125,11 +132,12 @@ static int load_rules(char **text, Policy **ret)
     return r;
 }
 
-int accepted_load(const char *directory, Policy **ret_policy, Catalogue **ret_catalogue)
+int accepted_load(const char *directory, Policy **ret_policy, Catalogue **ret_catalogue, AcceptedMark *ret_mark)
 {
     _cleanup_(catalogue_freep) Catalogue *catalogue = NULL;
     _cleanup_(policy_unrefp) Policy *policy = NULL;
     _cleanup_(freep) char *text = NULL;
+    AcceptedMark mark = {0};
     size_t size;
     char *at, *part;
     int r;
@@ -141,12 +149,18 @@ int accepted_load(const char *directory, Policy **ret_policy, Catalogue **ret_ca
     r = load_rules(&at, &policy);
     if (r >= 0)
         r = catalogue_new(&catalogue);
-    while (r >= 0 && *at && (r = next_part(&at, &part)) >= 0)
-        r = catalogue_parse(catalogue, "(last accepted)", part, strlen(part), true, NULL);
+    while (r >= 0 && *at && (r = next_part(&at, &part)) >= 0) {
+        if (startswith(part, MARK_START) && 
+            sscanf(part, MARK_START "%" SCNu64 " time %" SCNu64, &mark.generation, &mark.time_usec) != 2)
+            r = -EBADMSG;
+        if (r >= 0)
+            r = catalogue_parse(catalogue, "(last accepted)", part, strlen(part), true, NULL);
+    }
     if (r < 0)
         return r == -ENOMEM ? r : -EBADMSG;
     catalogue_finish(catalogue);
     *ret_policy = TAKE_PTR(policy);
     *ret_catalogue = TAKE_PTR(catalogue);
+    *ret_mark = mark;
     return 0;
 }

@@ -193,12 +193,9 @@ void security_adopt(Security *s, Policy *policy)
 
 int security_accept(Security *s)
 {
-    int r, result;
+    AcceptedMark mark = {.generation = ++s->store->generation, .time_usec = store_now(s->store)};
 
-    s->store->generation++;
-    result = accepted_save(s->settings->state_directory, s->policy, s->catalogue);
-    r = store_save(s->store);
-    return result < 0 ? result : r;
+    return accepted_save(s->settings->state_directory, s->policy, s->catalogue, &mark);
 }
 
 void security_move_principal(Security *s, const char *principal)
@@ -352,9 +349,12 @@ static void save_interfaces(Security *s)
 /* The last accepted policy first: whatever the files look like now, it is what was in force. */
 static int load_policy(Security *s)
 {
+    AcceptedMark mark = {0};
     int r;
 
-    r = accepted_load(s->settings->state_directory, &s->policy, &s->catalogue);
+    r = accepted_load(s->settings->state_directory, &s->policy, &s->catalogue, &mark);
+    s->store->generation = MAX_OF(s->store->generation, mark.generation);
+    s->store->floor = MAX_OF(s->store->floor, mark.time_usec);
     if (r >= 0)
         r = policy_note_development(s->policy, &s->notes);
     if (r == -ENOMEM)

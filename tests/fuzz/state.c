@@ -91,14 +91,16 @@ static void fuzz_accepted(const char *data, size_t size)
 {
     Policy *policy = NULL, *same = NULL;
     Catalogue *catalogue = NULL, *also = NULL;
+    AcceptedMark mark, same_mark;
 
     assert(write_checked_file(directory, "accepted", "policy", data, size) == 0);
-    if (accepted_load(directory, &policy, &catalogue) < 0) {
+    if (accepted_load(directory, &policy, &catalogue, &mark) < 0) {
         assert(!policy && !catalogue);
         return;
     }
-    assert(accepted_save(directory, policy, catalogue) == 0);
-    assert(accepted_load(directory, &same, &also) == 0);
+    assert(accepted_save(directory, policy, catalogue, &mark) == 0);
+    assert(accepted_load(directory, &same, &also, &same_mark) == 0);
+    assert(mark.generation == same_mark.generation && mark.time_usec == same_mark.time_usec);
     assert(policy_equal(policy, same) && catalogue_equal(catalogue, also));
     policy_unref(policy);
     policy_unref(same);

@@ -43,6 +43,8 @@ static const char *state_directory(const Fixture *f)
     return f->settings.state_directory;
 }
 
+static AcceptedMark mark;
+
 static void break_policy(const Fixture *f)
 {
     fixture_write(f->policy_directories[0], "90-broken.policy", "[grant\n");
@@ -55,9 +57,9 @@ static void test_the_same_comes_back(void **state)
     Fixture *f = *state;
     const Rule *rule;
 
-    assert_int_equal(accepted_load(state_directory(f), &policy, &catalogue), -ENOENT);
+    assert_int_equal(accepted_load(state_directory(f), &policy, &catalogue, &mark), -ENOENT);
     fixture_open(f);
-    assert_int_equal(accepted_load(state_directory(f), &policy, &catalogue), 0);
+    assert_int_equal(accepted_load(state_directory(f), &policy, &catalogue, &mark), 0);
     assert_true(policy_equal(policy, f->security->policy));
     assert_true(catalogue_equal(catalogue, f->security->catalogue));
     rule = policy_rule(policy, "nobody-writes");
@@ -78,9 +80,65 @@ static void test_an_empty_policy_is_one_too(void **state)
 
     assert_int_equal(policy_parse("", "", 0, &empty, NULL, NULL), 0);
     assert_int_equal(catalogue_new(&none), 0);
-    assert_int_equal(accepted_save(state_directory(f), empty, none), 0);
-    assert_int_equal(accepted_load(state_directory(f), &policy, &catalogue), 0);
+    assert_int_equal(accepted_save(state_directory(f), empty, none, &mark), 0);
+    assert_int_equal(accepted_load(state_directory(f), &policy, &catalogue, &mark), 0);
     assert_int_equal(policy_rules(policy, NULL), 0);
+}
+
+/* A change of policy is one file to be written, and its number is in it. */
+static void test_the_number_of_a_change_outlives_the_agent(void **state)
+{
+    Fixture *f = *state;
+    const Rule *rule;
+    uint64_t generation, floor;
+
+    fixture_open(f);
+    assert_int_equal(security_grant(f->security, &fixture_root, "g", "uid:1000", "log.follow", "", &rule, NULL), 1);
+    generation = security_generation(f->security);
+    floor = f->security->store->floor;
+    assert_true(generation >= 2 && floor > 0);
+    assert_false(fixture_has(state_directory(f), "state.db"));
+    fixture_open(f);
+    assert_int_equal(security_generation(f->security), generation);
+    assert_true(f->security->store->floor >= floor);
+    assert_int_equal(security_revoke(f->security, &fixture_root, "g", NULL), 1);
+    assert_int_equal(security_generation(f->security), generation + 1);
+    assert_false(fixture_has(state_directory(f), "state.db"));
+}
+
+/* Of a version that kept the number in the database alone. */
+static void test_a_file_without_its_number(void **state)
+{
+    Fixture *f = *state;
+    _cleanup_(freep) char *text = NULL;
+    const Rule *rule;
+    uint64_t generation;
+    size_t size;
+    char *last;
+
+    fixture_open(f);
+    for (unsigned i = 0; i < 3; i++) {
+        char id[8];
+
+        snprintf(id, sizeof id, "g%u", i);
+        assert_int_equal(security_grant(f->security, &fixture_root, id, "uid:1000", "log.follow", "", &rule, NULL), 1);
+    }
+    generation = security_generation(f->security);
+    assert_int_equal(store_save(f->security->store), 0);
+    assert_int_equal(read_checked_file(state_directory(f), "accepted", "policy", ACCEPTED_MAX, &text, &size), 0);
+    last = strstr(text, "<!-- generation");
+    assert_non_null(last);
+    assert_int_equal(write_checked_file(state_directory(f), "accepted", "policy", text, (size_t)(last - text)), 0);
+    break_policy(f);
+    fixture_open(f);
+    assert_false(f->security->fallback);
+    assert_int_equal(security_generation(f->security), generation);
+    assert_true(fixture_allows(f, fixture_uid(1000), "log.follow"));
+    /* One that is no number is damage. */
+    strcpy(last, "<!-- generation x -->\n<node/>\n\x1e\n");
+    assert_int_equal(write_checked_file(state_directory(f), "accepted", "policy", text, strlen(text)), 0);
+    fixture_open(f);
+    assert_true(f->security->fallback);
 }
 
 /* What was in force when the files were good decides at a boot at which they are not. */
@@ -174,7 +232,7 @@ static void test_damaged_it_leaves_local_root_only(void **state)
         if (i >= size)
             data[i - size] ^= 0x20;
         fclose(file);
-        assert_int_equal(accepted_load(state_directory(f), &policy, &catalogue), -EBADMSG);
+        assert_int_equal(accepted_load(state_directory(f), &policy, &catalogue, &mark), -EBADMSG);
         assert_null(policy);
     }
     expect_last_resort(f);
@@ -220,7 +278,7 @@ static void test_nonsense_with_a_right_checksum(void **state)
         assert_int_equal(write_checked_file(state_directory(f), "accepted", "policy", texts[i],
                                             strlen(texts[i])),
                          0);
-        r = accepted_load(state_directory(f), &policy, &catalogue);
+        r = accepted_load(state_directory(f), &policy, &catalogue, &mark);
         if (r != -EBADMSG)
             fail_msg("%zu gave %d", i, r);
     }
@@ -254,6 +312,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         T(test_the_same_comes_back),
         T(test_an_empty_policy_is_one_too),
+        T(test_the_number_of_a_change_outlives_the_agent),
+        T(test_a_file_without_its_number),
         T(test_broken_files_at_boot),
         T(test_broken_interfaces_at_boot),
         T(test_development_is_named_at_such_a_boot),
