@@ -13,6 +13,7 @@
 
 #include <endpoint/doors.h>
 #include <endpoint/endpoint.h>
+#include <endpoint/key-pair.h>
 #include <hybus/base.h>
 #include <hybus/config.h>
 
@@ -164,7 +165,7 @@ struct Http {
     h2o_socket_t *event_socket;
     bool event_ready, claimed, draining, failed;
     SSL_CTX *tls;
-    char fingerprint[3 * 32]; /* "AB:CD:…" */
+    char fingerprint[ENDPOINT_FINGERPRINT_SIZE]; /* "AB:CD:…" */
     struct timespec authority; /* when the file of the clients' authority was written; 0: there is none */
     HttpListener *listeners[HTTP_LISTENERS_MAX];
     size_t n_listeners;
@@ -228,8 +229,6 @@ void http_set_claimed(Http *h, bool claimed);
 
 /* --- http-tls.c ---------------------------------------------------------------------------------
  */
-/* Makes key and certificate in `directory` unless they are there. */
-int http_tls_make(const char *directory, const char *host_name);
 /* Loads both and replaces the context; connections that exist keep theirs. */
 int http_tls_load(Http *h, const char *certificate, const char *key);
 /* Has the authority of clients come or changed since? */

@@ -110,10 +110,12 @@ static int set_up(Manager *m)
     if (r < 0)
         return hybus_log_errno(LOG_ERR, r, "cannot set up the server");
     if (!settings->certificate[0]) {
-        r = http_tls_make(HTTP_STATE_DIRECTORY, m->http->host_name);
+        r = endpoint_key_pair_make(HTTP_STATE_DIRECTORY, m->http->host_name, HTTP_BUILD_EPOCH);
         if (r < 0)
             return hybus_log_errno(LOG_ERR, r,
                                    "cannot make a certificate in " HTTP_STATE_DIRECTORY);
+        if (r > 0)
+            hybus_notice("made a key and a certificate for this device in " HTTP_STATE_DIRECTORY);
     }
     r = take_sockets(m, &channel);
     if (r < 0)

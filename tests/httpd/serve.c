@@ -93,7 +93,7 @@ int main(int argc, char *argv[])
     Http *http = NULL;
 
     if (argc < 4 || load(argc, argv, &settings) < 0 || sd_event_new(&event) < 0 ||
-        http_tls_make(argv[1], "testhost") < 0 || http_new(event, &settings, &http) < 0)
+        endpoint_key_pair_make(argv[1], "testhost", HTTP_BUILD_EPOCH) < 0 || http_new(event, &settings, &http) < 0)
         return 1;
     options.event = event;
     if (endpoint_core_new(&options, &core) < 0)
