@@ -8,6 +8,7 @@
 #include "bind-bus.h"
 #include "consent-bus.h"
 #include "explain-bus.h"
+#include "filter-bus.h"
 #include "named-subject.h"
 #include "security-call.h"
 
@@ -150,60 +151,27 @@ static int method_list_rules(sd_bus_message *m, void *userdata, sd_bus_error *er
     return r < 0 ? r : sd_bus_send(NULL, reply, NULL);
 }
 
-typedef struct AuditFilter {
-    const char *subject, *verdict;
-    uint64_t since;
-    uint32_t limit;
-} AuditFilter;
-
-static int read_filter(sd_bus_message *m, AuditFilter *f, sd_bus_error *error)
-{
-    int r = sd_bus_message_enter_container(m, 'a', "{sv}");
-
-    while (r >= 0 && (r = sd_bus_message_enter_container(m, 'e', "sv")) > 0) {
-        const char *key;
-
-        r = sd_bus_message_read(m, "s", &key);
-        if (r >= 0 && streq(key, "subject"))
-            r = sd_bus_message_read(m, "v", "s", &f->subject);
-        else if (r >= 0 && streq(key, "verdict"))
-            r = sd_bus_message_read(m, "v", "s", &f->verdict);
-        else if (r >= 0 && streq(key, "since"))
-            r = sd_bus_message_read(m, "v", "t", &f->since);
-        else if (r >= 0)
-            return hybus_error_set(error, -EINVAL, "unknown filter \"%.64s\"", key);
-        if (r == -ENXIO)
-            return hybus_error_set(error, -EINVAL, "filter of the wrong type");
-        if (r >= 0)
-            r = sd_bus_message_exit_container(m);
-    }
-    if (r >= 0)
-        r = sd_bus_message_exit_container(m);
-    if (r >= 0)
-        r = sd_bus_message_read(m, "u", &f->limit);
-    if (r >= 0 && (f->limit < 1 || f->limit > 1000))
-        return hybus_error_set(error, -EINVAL, "limit is 1 to 1000");
-    return r;
-}
-
 static int method_list_audit(sd_bus_message *m, void *userdata, sd_bus_error *error)
 {
     _cleanup_(message_unrefp) sd_bus_message *reply = NULL;
     SecurityBus *b = userdata;
-    AuditFilter f = {0};
+    const char *subject = NULL, *verdict = NULL;
+    uint64_t since = 0;
+    const FilterKey keys[] = {
+        {"subject", 's', &subject}, {"verdict", 's', &verdict}, {"since", 't', &since}, {0}};
     const AuditRecord *record = NULL;
     uint64_t number = UINT64_MAX;
-    uint32_t n = 0;
-    int r = read_filter(m, &f, error);
+    uint32_t n = 0, limit = 0;
+    int r = filter_read(m, keys, &limit, error);
 
     if (r >= 0)
         r = new_answer(m, &reply);
     if (r >= 0)
         r = sd_bus_message_open_container(reply, 'a', "a{sv}");
-    while (r >= 0 && n < f.limit && (record = audit_older(b->security->audit, number))) {
+    while (r >= 0 && n < limit && (record = audit_older(b->security->audit, number))) {
         number = record->number;
-        if ((f.subject && !streq(f.subject, record->subject)) ||
-            (f.verdict && !streq(f.verdict, record->verdict)) || record->time_usec < f.since)
+        if ((subject && !streq(subject, record->subject)) || (verdict && !streq(verdict, record->verdict)) ||
+            record->time_usec < since)
             continue;
         r = explain_append(reply, record);
         n++;

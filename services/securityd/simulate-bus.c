@@ -3,6 +3,7 @@
 
 #include "connections.h"
 #include "explain-bus.h"
+#include "filter-bus.h"
 #include "named-subject.h"
 #include "security-internal.h"
 #include "simulate.h"
@@ -165,15 +166,12 @@ typedef struct Filter {
     uint32_t limit;
 } Filter;
 
-static int read_subject(SecurityBus *b, sd_bus_message *m, Filter *f, sd_bus_error *error)
+/* Subjects are told apart by one name of several that they may have. */
+static int read_subject(SecurityBus *b, const char *text, Filter *f, sd_bus_error *error)
 {
-    const char *text;
     NamedSubject named;
-    int r = sd_bus_message_read(m, "v", "s", &text);
+    int r = named_subject_parse(b->security, text, &named);
 
-    if (r < 0)
-        return r;
-    r = named_subject_parse(b->security, text, &named);
     if (r < 0)
         return explain_subject_error(error, r, text);
     snprintf(f->subject, sizeof f->subject, "%s", security_subject_name(&named.subject));
@@ -183,30 +181,11 @@ static int read_subject(SecurityBus *b, sd_bus_message *m, Filter *f, sd_bus_err
 
 static int read_filter(SecurityBus *b, sd_bus_message *m, Filter *f, sd_bus_error *error)
 {
-    int r = sd_bus_message_enter_container(m, 'a', "{sv}");
+    const char *subject = NULL;
+    const FilterKey keys[] = {{"subject", 's', &subject}, {"after", 't', &f->after}, {0}};
+    int r = filter_read(m, keys, &f->limit, error);
 
-    while (r >= 0 && (r = sd_bus_message_enter_container(m, 'e', "sv")) > 0) {
-        const char *key;
-
-        r = sd_bus_message_read(m, "s", &key);
-        if (r >= 0 && streq(key, "subject"))
-            r = read_subject(b, m, f, error);
-        else if (r >= 0 && streq(key, "after"))
-            r = sd_bus_message_read(m, "v", "t", &f->after);
-        else if (r >= 0)
-            return hybus_error_set(error, -EINVAL, "unknown filter \"%.64s\"", key);
-        if (r == -ENXIO)
-            return hybus_error_set(error, -EINVAL, "filter of the wrong type");
-        if (r >= 0)
-            r = sd_bus_message_exit_container(m);
-    }
-    if (r >= 0)
-        r = sd_bus_message_exit_container(m);
-    if (r >= 0)
-        r = sd_bus_message_read(m, "u", &f->limit);
-    if (r >= 0 && (f->limit < 1 || f->limit > 1000))
-        return hybus_error_set(error, -EINVAL, "limit is 1 to 1000");
-    return r;
+    return r < 0 || !subject ? r : read_subject(b, subject, f, error);
 }
 
 /* As it would be judged now. */
