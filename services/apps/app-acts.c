@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "app-acts.h"
+#include "app-acts-internal.h"
 
 #include <grp.h>
 #include <pwd.h>
-#include <sys/stat.h>
 
 #include "app-systemd.h"
 
@@ -11,9 +10,8 @@
 #define USERDB "/run/userdb"
 #define UNITS "/run/systemd/system"
 #define ENDPOINTS "/run/hybridos/apps.d"
-#define REGISTRAR "h-endpointd.service"
 
-static int _printf_(2, 3) complain(int r, const char *format, ...)
+int acts_complain(int r, const char *format, ...)
 {
     va_list args;
 
@@ -25,20 +23,20 @@ static int _printf_(2, 3) complain(int r, const char *format, ...)
     return r;
 }
 
-static int failed(const char *what, const App *app, int r)
+int acts_failed(const char *what, const App *app, int r)
 {
-    return complain(r, "%s of %s: %s", what, app->manifest.name, strerror(-r));
+    return acts_complain(r, "%s of %s: %s", what, app->manifest.name, strerror(-r));
 }
 
 /* --- the whole ------------------------------------------------------------------------------- */
 
 static void complain_of_file(const char *file, const char *why)
 {
-    (void)complain(0,
-                   APP_DIRECTORY
-                   "/%s cannot be used: %s. Its app is not started; restore the file, or "
-                   "remove it and install the app anew",
-                   file, why);
+    (void)acts_complain(0,
+                        APP_DIRECTORY
+                        "/%s cannot be used: %s. Its app is not started; restore the file, or "
+                        "remove it and install the app anew",
+                        file, why);
 }
 
 int acts_open(bool make, Acts *ret)
@@ -48,12 +46,12 @@ int acts_open(bool make, Acts *ret)
     int r;
 
     if (!gr)
-        return complain(-ENOENT, "there is no group " GROUP ": run h-install-users");
+        return acts_complain(-ENOENT, "there is no group " GROUP ": run h-install-users");
     a.files.gid = gr->gr_gid;
     r = apps_open(APP_DIRECTORY, make, complain_of_file, &a.apps);
     if (r < 0)
-        return complain(r, "cannot use " APP_DIRECTORY ": %s",
-                        r == -EPERM ? "others than root could write there" : strerror(-r));
+        return acts_complain(r, "cannot use " APP_DIRECTORY ": %s",
+                             r == -EPERM ? "others than root could write there" : strerror(-r));
     *ret = a;
     return 0;
 }
@@ -74,32 +72,53 @@ int acts_find(Acts *a, const char *name, App **ret)
     App *app = apps_find(&a->apps, name);
 
     if (!app || app->state != APP_INSTALLED)
-        return complain(-ENOENT, "there is no app %s%s", name,
-                        app ? ", its removal has begun or only its files were kept" : "");
+        return acts_complain(-ENOENT, "there is no app %s%s", name,
+                             !app                           ? ""
+                             : app->state == APP_UNFINISHED ? " that is whole"
+                                                            : " any more, only its files");
     *ret = app;
     return 0;
 }
 
 /* --- users and endpoints ---------------------------------------------------------------------- */
 
-static int publish(Acts *a, const App *app)
+/* Both ways round: somebody else's entry of that name, or of that uid, would run the app as
+ * somebody else, or somebody else as the app. */
+static int check_user(const App *app)
 {
     char user[APP_USER_SIZE];
     const struct passwd *pw;
+
+    app_user(app->manifest.name, user);
+    pw = getpwnam(user);
+    if (!pw)
+        return acts_complain(
+            -ENXIO,
+            "the system does not know the user %s: does /etc/nsswitch.conf say \"systemd\" for "
+            "passwd, and is libnss-systemd installed?",
+            user);
+    if (pw->pw_uid == app->uid) {
+        pw = getpwuid(app->uid);
+        if (pw && streq(pw->pw_name, user))
+            return 0;
+    }
+    return acts_complain(
+        -EEXIST,
+        "another entry of the system's users has the name %s or the uid %u: %s is not started",
+        user, app->uid, app->manifest.name);
+}
+
+int acts_publish_one(Acts *a, const App *app)
+{
     int r = app_files_write_user(&a->files, app, true);
 
     if (r < 0)
-        return failed("cannot write the user", app, r);
-    app_user(app->manifest.name, user);
-    pw = getpwnam(user);
-    if (!pw || pw->pw_uid != app->uid)
-        return complain(
-            -ENXIO,
-            "the system does not know the user %s%s: does /etc/nsswitch.conf say \"systemd\" "
-            "for passwd, and is libnss-systemd installed?",
-            user, pw ? " by its uid" : "");
+        return acts_failed("cannot write the user", app, r);
+    r = check_user(app);
+    if (r < 0)
+        return r;
     r = app_files_write_endpoints(&a->files, app);
-    return r < 0 ? failed("cannot write the endpoints", app, r) : r;
+    return r < 0 ? acts_failed("cannot write the endpoints", app, r) : r;
 }
 
 int acts_publish(Acts *a)
@@ -108,7 +127,7 @@ int acts_publish(Acts *a)
 
     for (size_t i = 0; i < a->apps.n; i++)
         if (a->apps.list[i].state == APP_INSTALLED) {
-            int r = publish(a, &a->apps.list[i]);
+            int r = acts_publish_one(a, &a->apps.list[i]);
 
             result = r < 0 ? r : result;
         }
@@ -122,13 +141,13 @@ static void start_unit_name(const App *app, char *ret, size_t size)
 
 /* h-endpointd reads manifests all or none, so one of a user who is gone would keep out everybody's.
  */
-static int withdraw_endpoints(Acts *a, const App *app)
+int acts_withdraw_endpoints(Acts *a, const App *app)
 {
     char path[96];
     int r = app_files_remove_endpoints(&a->files, app);
 
     if (r < 0)
-        return failed("cannot remove the endpoints", app, r);
+        return acts_failed("cannot remove the endpoints", app, r);
     start_unit_name(app, path, sizeof path);
     (void)app_systemd_do_if_loaded("stop", path);
     if (app_systemd_is_active(REGISTRAR))
@@ -151,17 +170,22 @@ static int has_network(Acts *a, const App *app, bool *ret)
     return r < 0 ? r : app_policy_check(a->bus, user, APP_NETWORK, ret);
 }
 
-/* 1: changed. Who cannot be asked about has no network. */
-static int write_unit(Acts *a, const App *app, int *result)
+/* 1: changed. Who cannot be asked about has no network; who has no user has no program. */
+int acts_write_unit(Acts *a, const App *app, int *result)
 {
     bool network;
-    int r = has_network(a, app, &network);
+    int r = check_user(app);
 
+    if (r < 0) {
+        *result = r;
+        return app_files_remove_unit(&a->files, app) < 0 ? 0 : 1;
+    }
+    r = has_network(a, app, &network);
     if (r < 0)
         *result = r;
     r = app_files_write_unit(&a->files, app, network);
     if (r < 0)
-        *result = failed("cannot write the unit", app, r);
+        *result = acts_failed("cannot write the unit", app, r);
     return r;
 }
 
@@ -173,7 +197,7 @@ static int start(const App *app, bool wait)
     return app_systemd_do("start", unit, wait);
 }
 
-static int do_to(const App *app, const char *verb)
+int acts_do(const App *app, const char *verb)
 {
     char unit[APP_UNIT_SIZE];
 
@@ -207,9 +231,11 @@ static void start_at_boot(const App *app)
 static void warn_of_halves(const Acts *a)
 {
     for (size_t i = 0; i < a->apps.n; i++)
-        if (a->apps.list[i].state == APP_LEAVING)
-            (void)complain(0, "the removal of %s was interrupted; to finish it: h-app remove %s",
-                           a->apps.list[i].manifest.name, a->apps.list[i].manifest.name);
+        if (a->apps.list[i].state == APP_UNFINISHED)
+            (void)acts_complain(
+                0,
+                "the installation or removal of %s was interrupted; to clear up: h-app remove %s",
+                a->apps.list[i].manifest.name, a->apps.list[i].manifest.name);
 }
 
 int acts_refresh(Acts *a, bool boot)
@@ -220,352 +246,16 @@ int acts_refresh(Acts *a, bool boot)
     warn_of_halves(a);
     for (size_t i = 0; i < a->apps.n; i++)
         if (a->apps.list[i].state == APP_INSTALLED)
-            any |= changed[i] = write_unit(a, &a->apps.list[i], &result) > 0;
+            any |= changed[i] = acts_write_unit(a, &a->apps.list[i], &result) > 0;
     if (any) {
         r = app_systemd_reload();
         result = r < 0 ? r : result;
     }
     for (size_t i = 0; i < a->apps.n; i++) {
         if (changed[i])
-            (void)do_to(&a->apps.list[i], "try-restart");
+            (void)acts_do(&a->apps.list[i], "try-restart");
         if (boot && a->apps.list[i].state == APP_INSTALLED)
             start_at_boot(&a->apps.list[i]);
     }
     return result;
-}
-
-/* --- permissions ------------------------------------------------------------------------------ */
-
-static bool is_wanted(const AppConsent *consent, const char *permission)
-{
-    for (char *const *p = consent->permissions; !consent->all && p && *p; p++)
-        if (streq(*p, permission))
-            return true;
-    return consent->all;
-}
-
-/* What is not requested is not the app's to have: a typing error must not look like a grant. */
-static int check_consent(const AppManifest *m, const AppConsent *consent)
-{
-    for (char *const *p = consent->permissions; !consent->all && p && *p; p++)
-        if (!app_manifest_request(m, *p))
-            return complain(-EINVAL,
-                            "%s does not request %s; to grant it all the same: h-policy grant",
-                            m->name, *p);
-    return 0;
-}
-
-static int grant(Acts *a, const App *app, const AppConsent *consent)
-{
-    const AppManifest *m = &app->manifest;
-    char user[APP_USER_SIZE];
-    int r = 0;
-
-    app_user(m->name, user);
-    for (size_t i = 0; i < m->n_requests && r >= 0; i++) {
-        const char *permission = m->requests[i].permission;
-        bool granted = false;
-
-        if (!is_wanted(consent, permission))
-            continue;
-        r = app_policy_check(a->bus, user, permission, &granted);
-        if (r >= 0 && !granted)
-            r = app_policy_grant(a->bus, user, permission);
-    }
-    return r;
-}
-
-int acts_grant(Acts *a, const App *app, const AppConsent *consent)
-{
-    int r = check_consent(&app->manifest, consent);
-
-    if (r >= 0)
-        r = acts_bus(a);
-    if (r >= 0)
-        r = grant(a, app, consent);
-    return r < 0 ? r : acts_refresh(a, false);
-}
-
-int acts_revoke(Acts *a, const App *app, char *const *permissions)
-{
-    char user[APP_USER_SIZE];
-    int r = acts_bus(a);
-
-    app_user(app->manifest.name, user);
-    for (; r >= 0 && *permissions; permissions++) {
-        r = app_policy_revoke(a->bus, user, app->uid, *permissions);
-        if (r == 0)
-            r = complain(-ENOENT, "no grant for %s alone gives it %s", user, *permissions);
-    }
-    return r < 0 ? r : acts_refresh(a, false);
-}
-
-/* --- removing --------------------------------------------------------------------------------- */
-
-/* Systemd cleans up only after what it knows as a program. */
-static int clean(Acts *a, const App *app)
-{
-    char unit[APP_UNIT_SIZE];
-    int r = app_files_write_unit(&a->files, app, false);
-
-    if (r < 0)
-        return failed("cannot write the unit", app, r);
-    if (r > 0)
-        r = app_systemd_reload();
-    app_unit(app->manifest.name, unit);
-    if (r >= 0)
-        r = do_to(app, "stop");
-    if (r >= 0)
-        r = do_to(app, "reset-failed");
-    return r < 0 ? r : app_systemd_clean(unit);
-}
-
-static int stop(Acts *a, const App *app, bool keep_data)
-{
-    int r = withdraw_endpoints(a, app);
-
-    if (r >= 0)
-        r = do_to(app, "stop");
-    if (r >= 0 && !keep_data)
-        r = clean(a, app);
-    if (r < 0)
-        return r;
-    r = app_files_remove_unit(&a->files, app);
-    if (r < 0)
-        return failed("cannot remove the unit", app, r);
-    r = app_systemd_reload();
-    /* Whoever started it in between: from here on nobody can. */
-    if (r >= 0)
-        r = do_to(app, "stop");
-    return r;
-}
-
-/* No rule of the bus may name a user who is not there: so it leaves the group first, and goes when
- * the bus has proved that it obeys rules without it. */
-static int withdraw_user(Acts *a, const App *app)
-{
-    char user[APP_USER_SIZE];
-    int r;
-
-    app_user(app->manifest.name, user);
-    r = app_policy_revoke(a->bus, user, app->uid, NULL);
-    if (r < 0)
-        return r;
-    r = app_files_write_user(&a->files, app, false);
-    if (r < 0)
-        return failed("cannot write the user", app, r);
-    r = app_policy_reload(a->bus);
-    if (r < 0)
-        return r;
-    r = app_files_remove_user(&a->files, app);
-    if (r < 0)
-        return failed("cannot remove the user", app, r);
-    return app_policy_reload(a->bus);
-}
-
-static int unmake(Acts *a, App *app, bool keep_data)
-{
-    char name[APP_NAME_MAX + 1];
-    int r = apps_set_state(&a->apps, app, APP_LEAVING);
-
-    if (r < 0)
-        return failed("cannot begin the removal", app, r);
-    snprintf(name, sizeof name, "%s", app->manifest.name);
-    r = stop(a, app, keep_data);
-    if (r >= 0)
-        r = withdraw_user(a, app);
-    if (r < 0)
-        return complain(r, "the removal of %s is not finished; to go on: h-app remove %s", name,
-                        name);
-    r = keep_data ? apps_set_state(&a->apps, app, APP_KEPT) : apps_remove(&a->apps, app);
-    return r < 0 ? complain(r, "cannot end the removal of %s: %s", name, strerror(-r)) : 0;
-}
-
-int acts_remove(Acts *a, App *app, bool keep_data)
-{
-    uint32_t uid = app->uid;
-    char name[APP_NAME_MAX + 1];
-    int r = acts_bus(a);
-
-    snprintf(name, sizeof name, "%s", app->manifest.name);
-    if (r >= 0)
-        r = app_policy_note(a->bus, "remove", name, uid);
-    if (r >= 0)
-        r = unmake(a, app, keep_data);
-    return r < 0 ? r : app_policy_note(a->bus, "removed", name, uid);
-}
-
-/* --- installing ------------------------------------------------------------------------------- */
-
-static bool uid_is_taken(uint32_t uid)
-{
-    return getpwuid(uid) != NULL;
-}
-
-/* Whoever could change it, or a directory on the way to it, could become the app. */
-static int check_owners(const char *path, const char *program)
-{
-    char part[PATH_MAX];
-
-    for (const char *end = path; *end;) {
-        struct stat st;
-
-        end += 1 + strcspn(end + 1, "/");
-        snprintf(part, sizeof part, "%.*s", (int)(end - path), path);
-        if (lstat(part, &st) < 0)
-            return complain(-errno, "exec: %s: %s", part, strerror(errno));
-        if (st.st_uid != 0 || (!S_ISLNK(st.st_mode) && (st.st_mode & (S_IWGRP | S_IWOTH))))
-            return complain(-EPERM, "exec: %s could be changed by others than root through %s",
-                            program, part);
-    }
-    return 0;
-}
-
-static int check_program(const char *program)
-{
-    char real[PATH_MAX];
-    struct stat st;
-    int r;
-
-    if (strlen(program) >= PATH_MAX || !realpath(program, real) || stat(real, &st) < 0)
-        return complain(-errno, "exec: %s: %s", program, strerror(errno));
-    if (!S_ISREG(st.st_mode) || !(st.st_mode & S_IXOTH))
-        return complain(-EACCES, "exec: %s is no program that everybody may run", program);
-    r = check_owners(program, program);
-    return r < 0 ? r : check_owners(real, program);
-}
-
-static int explain_add(const char *name, int r)
-{
-    switch (-r) {
-    case EEXIST:
-        return complain(r, "there is an app %s already: h-app update, or h-app remove", name);
-    case ENOSPC:
-        return complain(
-            r,
-            "all uids of apps (%u to %u) have been given out. None is given out twice, since "
-            "old records, files and rules may name it; a factory reset begins anew",
-            APP_UID_FIRST, APP_UID_LAST);
-    case EBADMSG:
-        return complain(r, APP_DIRECTORY
-                        "/next-uid is damaged or missing: it cannot be known which uids have "
-                        "been given out. Restore it from a backup");
-    case EOVERFLOW:
-        return complain(r, "there are %u apps already", APPS_MAX);
-    default:
-        return complain(r, "cannot keep the app %s: %s", name, strerror(-r));
-    }
-}
-
-/* An app whose files were kept gets its uid back, since they are that uid's. */
-static int keep_record(Acts *a, AppManifest *manifest, json_t *source, App **ret)
-{
-    App *app = apps_find(&a->apps, manifest->name);
-    char user[APP_USER_SIZE];
-    int r;
-
-    if (app && app->state == APP_LEAVING)
-        return complain(-EBUSY,
-                        "the removal of %s was interrupted; to finish it first: h-app remove %s",
-                        manifest->name, manifest->name);
-    if (app && app->state == APP_KEPT) {
-        r = apps_set_manifest(&a->apps, app, manifest, source);
-        *ret = app;
-    } else {
-        app_user(manifest->name, user);
-        if (!app && getpwnam(user))
-            return complain(-EEXIST, "there is a user %s already, who is not of an app", user);
-        r = apps_add(&a->apps, manifest, source, uid_is_taken, ret);
-    }
-    return r < 0 ? explain_add(app ? app->manifest.name : manifest->name, r) : 0;
-}
-
-static int reload_registrar(const App *app)
-{
-    return app->manifest.start == APP_START_DEMAND && app_systemd_is_active(REGISTRAR)
-               ? app_systemd_do("reload", REGISTRAR, true)
-               : 0;
-}
-
-/* The user before the rules that name it, the rules before the program that uses them. */
-static int put_in_force(Acts *a, App *app, const AppConsent *consent)
-{
-    int result = 0, r = publish(a, app);
-
-    if (r >= 0)
-        r = app_policy_reload(a->bus);
-    if (r >= 0)
-        r = grant(a, app, consent);
-    if (r >= 0)
-        r = write_unit(a, app, &result) < 0 || result < 0 ? result : app_systemd_reload();
-    return r < 0 ? r : reload_registrar(app);
-}
-
-int acts_install(Acts *a, AppManifest *manifest, json_t *source, const AppConsent *consent,
-                 App **ret)
-{
-    bool kept;
-    App *app;
-    int r = check_consent(manifest, consent);
-
-    if (r >= 0)
-        r = check_program(manifest->exec[0]);
-    if (r >= 0)
-        r = acts_bus(a);
-    if (r < 0)
-        return r;
-    app = apps_find(&a->apps, manifest->name);
-    kept = app && app->state == APP_KEPT;
-    r = keep_record(a, manifest, source, &app);
-    if (r < 0)
-        return r;
-    r = app_policy_note(a->bus, "install", app->manifest.name, app->uid);
-    if (r < 0) { /* nobody has heard of it yet */
-        (void)(kept ? apps_set_state(&a->apps, app, APP_KEPT) : apps_remove(&a->apps, app));
-        return r;
-    }
-    r = put_in_force(a, app, consent);
-    if (r < 0) {
-        (void)unmake(a, app, kept);
-        return complain(r, "not installed");
-    }
-    *ret = app;
-    return 0;
-}
-
-static int revoke_unrequested(Acts *a, const App *app, const AppManifest *next)
-{
-    const AppManifest *m = &app->manifest;
-    char user[APP_USER_SIZE];
-    int r = 0;
-
-    app_user(m->name, user);
-    for (size_t i = 0; i < m->n_requests && r >= 0; i++)
-        if (!app_manifest_request(next, m->requests[i].permission))
-            r = app_policy_revoke(a->bus, user, app->uid, m->requests[i].permission);
-    return r;
-}
-
-int acts_update(Acts *a, App *app, AppManifest *manifest, json_t *source, const AppConsent *consent)
-{
-    int r = check_consent(manifest, consent);
-
-    if (r >= 0)
-        r = check_program(manifest->exec[0]);
-    if (r >= 0)
-        r = acts_bus(a);
-    if (r >= 0)
-        r = app_policy_note(a->bus, "update", app->manifest.name, app->uid);
-    if (r >= 0)
-        r = revoke_unrequested(a, app, manifest);
-    if (r >= 0)
-        r = withdraw_endpoints(a, app);
-    if (r >= 0)
-        r = do_to(app, "stop");
-    if (r < 0)
-        return r;
-    r = apps_set_manifest(&a->apps, app, manifest, source);
-    if (r < 0)
-        return failed("cannot keep the manifest", app, r);
-    return put_in_force(a, app, consent);
 }

@@ -17,7 +17,7 @@
 #define FILE_NAME_SIZE (APP_NAME_MAX + sizeof SUFFIX)
 
 static const char *const states[] = {
-    [APP_INSTALLED] = "installed", [APP_LEAVING] = "leaving", [APP_KEPT] = "kept"};
+    [APP_INSTALLED] = "installed", [APP_UNFINISHED] = "unfinished", [APP_KEPT] = "kept"};
 
 const char *app_state_name(AppState state)
 {
@@ -287,7 +287,7 @@ static bool has_file(const Apps *apps, const char *name)
 int apps_add(Apps *apps, AppManifest *manifest, json_t *source, bool (*taken)(uint32_t uid),
              App **ret)
 {
-    App app = {.manifest = *manifest, .source = source, .state = APP_INSTALLED};
+    App app = {.manifest = *manifest, .source = source, .state = APP_UNFINISHED};
     int r;
 
     if (has_file(apps, manifest->name))
@@ -322,7 +322,7 @@ int apps_set_state(Apps *apps, App *app, AppState state)
 int apps_set_manifest(Apps *apps, App *app, AppManifest *manifest, json_t *source)
 {
     App changed = {
-        .manifest = *manifest, .source = source, .uid = app->uid, .state = APP_INSTALLED};
+        .manifest = *manifest, .source = source, .uid = app->uid, .state = APP_UNFINISHED};
     int r = write_app(apps, &changed);
 
     if (r < 0)

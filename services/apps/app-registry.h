@@ -14,8 +14,8 @@
 
 typedef enum AppState {
     APP_INSTALLED,
-    APP_LEAVING, /* its removal has begun */
-    APP_KEPT,    /* removed; its files and its uid wait for it */
+    APP_UNFINISHED, /* on its way in or out: it is not started */
+    APP_KEPT,       /* removed; its files and its uid wait for it */
 } AppState;
 
 typedef struct App {
@@ -42,14 +42,15 @@ void apps_done(Apps *apps);
 
 App *apps_find(Apps *apps, const char *name);
 
-/* A record of its own with a fresh uid, on disk. taken() says whether the system knows a uid
- * already. -EEXIST: there is one of that name, be it a damaged one; -ENOSPC: all uids have been
- * given out; -EBADMSG: it cannot be known which have been; -EOVERFLOW: APPS_MAX. Takes over what is
- * in `manifest` when it succeeds. */
+/* A record of its own with a fresh uid, on disk, unfinished. taken() says whether the system knows
+ * a uid already. -EEXIST: there is one of that name, be it a damaged one; -ENOSPC: all uids have
+ * been given out; -EBADMSG: it cannot be known which have been; -EOVERFLOW: APPS_MAX. Takes over
+ * what is in `manifest` when it succeeds. */
 int apps_add(Apps *apps, AppManifest *manifest, json_t *source, bool (*taken)(uint32_t uid),
              App **ret);
 /* On disk, then in the list. */
 int apps_set_state(Apps *apps, App *app, AppState state);
+/* Unfinished from here on. */
 int apps_set_manifest(Apps *apps, App *app, AppManifest *manifest, json_t *source);
 int apps_remove(Apps *apps, App *app);
 

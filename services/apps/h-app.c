@@ -217,6 +217,17 @@ static int verb_install(const Options *o, char **words, int n)
     return r < 0 ? r : install(&a, o, words[0]);
 }
 
+/* One whose update was interrupted may be updated again. */
+static int find_for_update(Acts *a, const char *name, App **ret)
+{
+    App *app = apps_find(&a->apps, name);
+
+    if (!app || app->state != APP_UNFINISHED)
+        return acts_find(a, name, ret);
+    *ret = app;
+    return 0;
+}
+
 static int update(Acts *a, const Options *o, const char *path)
 {
     _cleanup_(hybus_json_decrefp) json_t *source = NULL;
@@ -226,7 +237,7 @@ static int update(Acts *a, const Options *o, const char *path)
     int r = read_manifest(path, &m, &source);
 
     if (r >= 0)
-        r = acts_find(a, m.name, &app);
+        r = find_for_update(a, m.name, &app);
     if (r >= 0)
         r = acts_update(a, app, &m, source, &consent);
     app_manifest_done(&m);

@@ -128,7 +128,7 @@ static void test_what_is_no_app_s_is_swept(void **state)
                   app_of("{\"name\":\"c\",\"exec\":[\"/bin/a\"]}")};
     Apps apps = {.list = list, .n = 2};
 
-    list[1].state = APP_LEAVING;
+    list[1].state = APP_UNFINISHED;
     assert_int_equal(app_files_sweep_units(&files, &apps), 0);
     for (size_t i = 0; i < ELEMENTS(list); i++)
         assert_int_equal(app_files_write_unit(&files, &list[i], false), 1);

@@ -102,13 +102,16 @@ static void test_what_was_written_is_read(void **state)
     App *app;
 
     assert_int_equal(add(&apps, "one", &app), 0);
+    assert_int_equal(apps_set_state(&apps, app, APP_INSTALLED), 0);
     assert_int_equal(add(&apps, "two", &app), 0);
     assert_int_equal(apps_set_state(&apps, app, APP_KEPT), 0);
+    assert_int_equal(add(&apps, "three", &app), 0);
     apps_done(&apps);
     apps = open_apps();
-    assert_int_equal(apps.n, 2);
+    assert_int_equal(apps.n, 3);
     assert_int_equal(apps.n_bad, 0);
     assert_int_equal(apps_find(&apps, "one")->state, APP_INSTALLED);
+    assert_int_equal(apps_find(&apps, "three")->state, APP_UNFINISHED);
     assert_int_equal(apps_find(&apps, "two")->state, APP_KEPT);
     assert_string_equal(apps_find(&apps, "two")->manifest.exec[0], "/a");
     apps_done(&apps);

@@ -282,12 +282,32 @@ def test_without_its_user_it_does_not_start(device, apps):
     device.run('sh', '-c', 'rm /run/userdb/h-app-one.user', check=True)
     try:
         assert device.run('systemctl', 'start', one.unit).returncode != 0
-        assert one.show('ExecMainStatus')['ExecMainStatus'] == '217'
+        assert one.state() != 'active'
         device.run('systemctl', 'stop', one.unit)
+        done = device.run('h-app', 'refresh')
+        assert done.returncode == 1 and 'does not know the user h-app-one' in done.stderr
+        assert device.run('systemctl', 'start', one.unit).returncode != 0
     finally:
         device.run('h-app', 'publish', check=True)
+        device.run('h-app', 'refresh', check=True)
     device.run('systemctl', 'start', one.unit, check=True)
     assert one.does('about')
+
+
+def test_somebody_else_with_its_uid_keeps_it_from_starting(device, apps):
+    one = apps[0]
+    uid = one.does('about')['uid']
+    device.run('systemctl', 'stop', one.unit, check=True)
+    device.run('useradd', '--no-create-home', '--no-user-group', '--non-unique', '--uid', str(uid), 'thief', check=True)
+    try:
+        for verb in ('publish', 'refresh'):
+            done = device.run('h-app', verb)
+            assert done.returncode == 1 and str(uid) in done.stderr
+        assert device.run('systemctl', 'start', one.unit).returncode != 0
+    finally:
+        device.run('userdel', 'thief', check=True)
+    device.run('h-app', 'refresh', '--boot', check=True)
+    assert one.does('about')['uid'] == uid
 
 
 def test_an_instance_that_is_not_installed_does_not_start(device):
@@ -358,10 +378,69 @@ def test_removal_leaves_nothing_and_no_uid_comes_back(device, program):
         assert 'h-app-gone' in device.run('sh', '-c', 'cat /run/hybridos/bus/*').stdout
         done = device.run('h-app', 'remove', 'gone')
         assert done.returncode == 0 and not done.stderr, done.stderr
+        # Like those of an app whose record was lost: they are not the next one's.
+        device.write('/var/lib/hybridos/policy.d/70-granted-stale.policy',
+                     '[grant stale]\nTo = unix:h-app-gone\nPermission = security.reload\n')
+        device.run('h-policy', 'reload', check=True)
+        assert install(device, 'gone').returncode == 0
+        assert 'stale' not in device.run('h-policy', 'list', check=True).stdout
+        uids.append(known(device)['gone']['uid'])
+        device.run('h-app', 'remove', 'gone', check=True)
         assert traces(device, 'gone', uids[-1]) == []
-    assert uids[0] < uids[1]
+    assert uids == sorted(set(uids))
     audit = device.run('h-policy', 'audit', '--limit', '200', check=True).stdout
     assert audit.count('app-install') >= 2 and audit.count('app-removed') >= 2
+
+
+def test_a_rule_for_several_is_left_to_a_person(device, program):
+    manifest = {'name': 'gone', 'exec': ['/bin/true']}
+    device.write(POLICY, '[grant for-two]\nTo = unix:h-app-gone unix:guest\nPermission = endpoint.list\n')
+    try:
+        assert install(device, 'gone', manifest=manifest).returncode == 0
+        done = device.run('h-app', 'remove', 'gone')
+        assert done.returncode == 0 and f'for-two ({POLICY}:1)' in done.stderr
+    finally:
+        device.run('rm', POLICY)
+        device.run('h-policy', 'reload', check=True)
+
+
+def test_an_interrupted_installation_installs_nothing(device, program):
+    """h-securityd holds it in the middle, then it is killed."""
+    manifest = {'name': 'half', 'exec': ['/bin/sleep', '1000'], 'permissions': [{'permission': 'units.read', 'reason': 'x'}]}
+    device.write('/opt/nosy/half.json', json.dumps(manifest))
+    device.run('systemctl', 'kill', '--signal=STOP', 'h-securityd.service', check=True)
+    try:
+        installing = device.popen('h-app', 'install', '--all', '/opt/nosy/half.json')
+        device.wait(lambda: device.has('/var/lib/hybridos/apps/half.app'), 'the record')
+        device.run('pkill', '--signal=KILL', '--exact', 'h-app', check=True)
+        installing.wait()
+    finally:
+        device.run('systemctl', 'kill', '--signal=CONT', 'h-securityd.service', check=True)
+    assert known(device)['half']['state'] == 'unfinished'
+    done = device.run('h-app', 'refresh', '--boot')
+    assert 'half was interrupted' in done.stderr
+    assert device.run('systemctl', 'start', 'h-app@half.service').returncode != 0
+    assert device.run('h-app', 'grant', 'half', 'units.read').returncode == 3
+    done = install(device, 'half')
+    assert done.returncode == 1 and 'interrupted' in done.stderr
+    uid = known(device)['half']['uid']
+    device.run('h-app', 'remove', 'half', check=True)
+    assert traces(device, 'half', uid) == []
+
+
+def test_an_interrupted_removal_goes_on(device, program):
+    """It waits for a program that does not want to end when it is killed."""
+    manifest = {'name': 'stubborn', 'exec': ['/bin/sh', '-c', 'trap "" TERM; while :; do sleep 1; done']}
+    assert install(device, 'stubborn', manifest=manifest).returncode == 0
+    uid = known(device)['stubborn']['uid']
+    removing = device.popen('h-app', 'remove', 'stubborn')
+    stubborn = Nosy(device, 'stubborn')
+    device.wait(lambda: stubborn.state() == 'deactivating', 'the program to be told')
+    device.run('pkill', '--signal=KILL', '--exact', 'h-app', check=True)
+    removing.wait()
+    assert known(device)['stubborn']['state'] == 'unfinished'
+    device.run('h-app', 'remove', 'stubborn', check=True)
+    assert traces(device, 'stubborn', uid) == []
 
 
 def test_kept_files_wait_with_their_uid(device, program):
