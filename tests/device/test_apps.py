@@ -408,14 +408,17 @@ def test_an_interrupted_installation_installs_nothing(device, program):
     """h-securityd holds it in the middle, then it is killed."""
     manifest = {'name': 'half', 'exec': ['/bin/sleep', '1000'], 'permissions': [{'permission': 'units.read', 'reason': 'x'}]}
     device.write('/opt/nosy/half.json', json.dumps(manifest))
+    # What looks at the policy would wait for it as well, and keep the registry locked.
+    device.run('systemctl', 'stop', 'hybridos-apps.path', 'hybridos-apps-refresh.service', check=True)
     device.run('systemctl', 'kill', '--signal=STOP', 'h-securityd.service', check=True)
     try:
         installing = device.popen('h-app', 'install', '--all', '/opt/nosy/half.json')
         device.wait(lambda: device.has('/var/lib/hybridos/apps/half.app'), 'the record')
-        device.run('pkill', '--signal=KILL', '--exact', 'h-app', check=True)
+        device.run('pkill', '--signal=KILL', '--full', '^h-app install', check=True)
         installing.wait()
     finally:
         device.run('systemctl', 'kill', '--signal=CONT', 'h-securityd.service', check=True)
+        device.run('systemctl', 'start', 'hybridos-apps.path', check=True)
     assert known(device)['half']['state'] == 'unfinished'
     done = device.run('h-app', 'refresh', '--boot')
     assert 'half was interrupted' in done.stderr
@@ -436,9 +439,10 @@ def test_an_interrupted_removal_goes_on(device, program):
     removing = device.popen('h-app', 'remove', 'stubborn')
     stubborn = Nosy(device, 'stubborn')
     device.wait(lambda: stubborn.state() == 'deactivating', 'the program to be told')
-    device.run('pkill', '--signal=KILL', '--exact', 'h-app', check=True)
+    device.run('pkill', '--signal=KILL', '--full', '^h-app remove', check=True)
     removing.wait()
     assert known(device)['stubborn']['state'] == 'unfinished'
+    device.run('systemctl', 'kill', '--signal=KILL', stubborn.unit, check=True)
     device.run('h-app', 'remove', 'stubborn', check=True)
     assert traces(device, 'stubborn', uid) == []
 
