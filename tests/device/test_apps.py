@@ -94,6 +94,7 @@ def program(device):
 def apps(device, program):
     """Both, with leave to answer at their endpoints and nothing else."""
     for name in ('one', 'two'):
+        device.run('h-app', 'remove', name)  # of a test that failed
         done = install(device, name, *register(name))
         assert done.returncode == 0, done.stderr
     return Nosy(device, 'one'), Nosy(device, 'two')
