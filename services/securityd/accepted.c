@@ -150,7 +150,7 @@ int accepted_load(const char *directory, Policy **ret_policy, Catalogue **ret_ca
     if (r >= 0)
         r = catalogue_new(&catalogue);
     while (r >= 0 && *at && (r = next_part(&at, &part)) >= 0) {
-        if (startswith(part, MARK_START) && 
+        if (startswith(part, MARK_START) &&
             sscanf(part, MARK_START "%" SCNu64 " time %" SCNu64, &mark.generation, &mark.time_usec) != 2)
             r = -EBADMSG;
         if (r >= 0)
