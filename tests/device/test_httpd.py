@@ -211,6 +211,8 @@ def test_a_download_is_cut(device, canned, token):
     """Also of a client that takes nothing: what is under way to it is all it gets."""
     since = len(canned.lines)
     reading = Client(device, token['httpd-first']).ask('/guarded/download').until(PIECE)
+    canned.says('download begins', since)
+    since = len(canned.lines)
     lazy = Client(device, token['httpd-first'], rcvbuf=4096).ask('/guarded/download')
     thread = threading.Thread(target=reading.until_end)
     thread.start()
