@@ -88,6 +88,7 @@ def program(device):
     yield '/opt/nosy/nosy.py'
     for name in known(device):
         device.run('h-app', 'remove', name)
+    device.run('rm', '--recursive', '/opt/nosy', check=True)
 
 
 @pytest.fixture(scope='module')

@@ -37,7 +37,7 @@ def test_the_machine_below_is_hidden(device):
 def test_units_of_the_machine_below_do_not_run(device):
     listed = device.run('systemctl', 'list-units', '--type=service', '--plain', '--no-legend').stdout
     for unit in (line.split()[0] for line in listed.splitlines()):
-        assert unit.startswith(('systemd-', 'h-', 'dbus', 'user@', 'user-runtime-dir@', 'modprobe@')), unit
+        assert unit.startswith(('systemd-', 'h-', 'hybridos-', 'dbus', 'user@', 'user-runtime-dir@', 'modprobe@')), unit
 
 
 def test_the_network_is_its_own(device):
