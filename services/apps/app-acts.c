@@ -80,11 +80,11 @@ int acts_find(Acts *a, const char *name, App **ret)
     return 0;
 }
 
-/* --- users and endpoints ---------------------------------------------------------------------- */
+/* --- users ------------------------------------------------------------------------------------ */
 
 /* Both ways round: somebody else's entry of that name, or of that uid, would run the app as
  * somebody else, or somebody else as the app. */
-static int check_user(const App *app)
+int acts_check_user(const App *app)
 {
     char user[APP_USER_SIZE];
     const struct passwd *pw;
@@ -114,11 +114,7 @@ int acts_publish_one(Acts *a, const App *app)
 
     if (r < 0)
         return acts_failed("cannot write the user", app, r);
-    r = check_user(app);
-    if (r < 0)
-        return r;
-    r = app_files_write_endpoints(&a->files, app);
-    return r < 0 ? acts_failed("cannot write the endpoints", app, r) : r;
+    return acts_check_user(app);
 }
 
 int acts_publish(Acts *a)
@@ -132,27 +128,6 @@ int acts_publish(Acts *a)
             result = r < 0 ? r : result;
         }
     return result;
-}
-
-static void start_unit_name(const App *app, char *ret, size_t size)
-{
-    snprintf(ret, size, "h-endpointd-start@h-app@%s.path", app->manifest.name);
-}
-
-/* h-endpointd reads manifests all or none, so one of a user who is gone would keep out everybody's.
- */
-int acts_withdraw_endpoints(Acts *a, const App *app)
-{
-    char path[96];
-    int r = app_files_remove_endpoints(&a->files, app);
-
-    if (r < 0)
-        return acts_failed("cannot remove the endpoints", app, r);
-    start_unit_name(app, path, sizeof path);
-    (void)app_systemd_do_if_loaded("stop", path);
-    if (app_systemd_is_active(REGISTRAR))
-        r = app_systemd_do("reload", REGISTRAR, true);
-    return r;
 }
 
 /* --- units ----------------------------------------------------------------------------------- */
@@ -174,7 +149,7 @@ static int has_network(Acts *a, const App *app, bool *ret)
 int acts_write_unit(Acts *a, const App *app, int *result)
 {
     bool network;
-    int r = check_user(app);
+    int r = acts_check_user(app);
 
     if (r < 0) {
         *result = r;
@@ -207,21 +182,21 @@ int acts_do(const App *app, const char *verb)
 
 int acts_start(Acts *a, const App *app)
 {
-    char path[96];
+    char path[APP_START_UNIT_SIZE];
 
     if (app->manifest.start == APP_START_BOOT)
         return start(app, true);
     if (app->manifest.start == APP_START_MANUAL)
         return 0;
-    start_unit_name(app, path, sizeof path);
+    acts_start_unit(app, path);
     return app_systemd_do("start", path, true);
 }
 
 static void start_at_boot(const App *app)
 {
-    char path[96];
+    char path[APP_START_UNIT_SIZE];
 
-    start_unit_name(app, path, sizeof path);
+    acts_start_unit(app, path);
     if (app->manifest.start == APP_START_BOOT)
         (void)start(app, false);
     else if (app->manifest.start == APP_START_DEMAND)
@@ -241,14 +216,21 @@ static void warn_of_halves(const Acts *a)
 int acts_refresh(Acts *a, bool boot)
 {
     int result = a->apps.n_bad ? -EBADMSG : 0, r = app_files_sweep_units(&a->files, &a->apps);
-    bool changed[APPS_MAX] = {0}, any = r != 0;
+    bool changed[APPS_MAX] = {0}, any = r != 0, endpoints = false;
 
     warn_of_halves(a);
-    for (size_t i = 0; i < a->apps.n; i++)
-        if (a->apps.list[i].state == APP_INSTALLED)
-            any |= changed[i] = acts_write_unit(a, &a->apps.list[i], &result) > 0;
+    for (size_t i = 0; i < a->apps.n; i++) {
+        if (a->apps.list[i].state != APP_INSTALLED)
+            continue;
+        any |= changed[i] = acts_write_unit(a, &a->apps.list[i], &result) > 0;
+        endpoints |= acts_write_endpoints(a, &a->apps.list[i], &result) > 0;
+    }
     if (any) {
         r = app_systemd_reload();
+        result = r < 0 ? r : result;
+    }
+    if (endpoints) {
+        r = acts_reload_registrar();
         result = r < 0 ? r : result;
     }
     for (size_t i = 0; i < a->apps.n; i++) {

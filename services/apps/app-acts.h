@@ -44,8 +44,8 @@ int acts_remove(Acts *a, App *app, bool keep_data);
 int acts_grant(Acts *a, const App *app, const AppConsent *consent);
 int acts_revoke(Acts *a, const App *app, char *const *permissions);
 
-/* Users and endpoints, before anybody asks for them. */
+/* Users, before anybody asks for them. */
 int acts_publish(Acts *a);
-/* Units as the policy has it now; those whose right to the network has changed are restarted.
- * `boot`: and those that start by themselves are started. */
+/* Units and endpoints as the policy has it now; those whose right to the network has changed are
+ * restarted. `boot`: and those that start by themselves are started. */
 int acts_refresh(Acts *a, bool boot);

@@ -96,7 +96,7 @@ char *app_files_unit_text(const App *app, bool network)
     return finish_text(file, &text);
 }
 
-char *app_files_endpoints_text(const App *app)
+char *app_files_endpoints_text(const App *app, const bool marked[APP_ENDPOINTS_MAX])
 {
     const AppManifest *m = &app->manifest;
     char unit[APP_UNIT_SIZE], user[APP_USER_SIZE], *text;
@@ -108,8 +108,10 @@ char *app_files_endpoints_text(const App *app)
     app_unit(m->name, unit);
     app_user(m->name, user);
     fputs("# Made by h-app; changes are overwritten.\n", file);
-    for (char **endpoint = m->endpoints; endpoint && *endpoint; endpoint++) {
-        fprintf(file, "[endpoint %s]\nUnit = %s\nUser = %s\n", *endpoint, unit, user);
+    for (size_t i = 0; m->endpoints && m->endpoints[i]; i++) {
+        if (!marked[i])
+            continue;
+        fprintf(file, "[endpoint %s]\nUnit = %s\nUser = %s\n", m->endpoints[i], unit, user);
         if (*m->title)
             fprintf(file, "Title = %s\n", m->title);
     }
@@ -230,22 +232,35 @@ int app_files_remove_unit(const AppFiles *f, const App *app)
     return r < 0 ? r : remove_drop_in(directory);
 }
 
-int app_files_write_endpoints(const AppFiles *f, const App *app)
+static void endpoints_name(const App *app, char *ret, size_t size)
+{
+    snprintf(ret, size, "h-app-%s.app", app->manifest.name);
+}
+
+int app_files_write_endpoints(const AppFiles *f, const App *app,
+                              const bool marked[APP_ENDPOINTS_MAX])
 {
     char name[APP_UNIT_SIZE];
+    bool any = false;
 
-    if (app->manifest.start != APP_START_DEMAND)
-        return 0;
-    snprintf(name, sizeof name, "h-app-%s.app", app->manifest.name);
-    return write_text(f->endpoints, name, app_files_endpoints_text(app));
+    for (size_t i = 0; i < APP_ENDPOINTS_MAX; i++)
+        any |= marked[i];
+    if (!any)
+        return app_files_remove_endpoints(f, app);
+    endpoints_name(app, name, sizeof name);
+    return write_text(f->endpoints, name, app_files_endpoints_text(app, marked));
 }
 
 int app_files_remove_endpoints(const AppFiles *f, const App *app)
 {
-    char name[APP_UNIT_SIZE];
+    char name[APP_UNIT_SIZE], path[PATH_MAX];
 
-    snprintf(name, sizeof name, "h-app-%s.app", app->manifest.name);
-    return remove_name(f->endpoints, name);
+    endpoints_name(app, name, sizeof name);
+    if ((size_t)snprintf(path, sizeof path, "%s/%s", f->endpoints, name) >= sizeof path)
+        return -ENAMETOOLONG;
+    if (unlink(path) < 0)
+        return errno == ENOENT ? 0 : -errno;
+    return 1;
 }
 
 /* --- what nobody owns any more --------------------------------------------------------------- */

@@ -21,9 +21,10 @@ int app_files_remove_user(const AppFiles *f, const App *app);
 int app_files_write_unit(const AppFiles *f, const App *app, bool network);
 int app_files_remove_unit(const AppFiles *f, const App *app);
 
-/* For one that starts on demand; nothing otherwise. 1: changed. */
-int app_files_write_endpoints(const AppFiles *f, const App *app);
-int app_files_remove_endpoints(const AppFiles *f, const App *app);
+/* Those of its endpoints that are marked; no file if none is. 1: changed. */
+int app_files_write_endpoints(const AppFiles *f, const App *app,
+                              const bool marked[APP_ENDPOINTS_MAX]);
+int app_files_remove_endpoints(const AppFiles *f, const App *app); /* 1: it was there */
 
 /* Removes drop-ins of apps that are not installed (any more). 1: there were some. */
 int app_files_sweep_units(const AppFiles *f, Apps *apps);
@@ -31,4 +32,4 @@ int app_files_sweep_units(const AppFiles *f, Apps *apps);
 /* The texts alone, or NULL. */
 char *app_files_user_text(const AppFiles *f, const App *app, bool member);
 char *app_files_unit_text(const App *app, bool network);
-char *app_files_endpoints_text(const App *app);
+char *app_files_endpoints_text(const App *app, const bool marked[APP_ENDPOINTS_MAX]);

@@ -253,13 +253,6 @@ static int keep_record(Acts *a, AppManifest *manifest, json_t *source, App **ret
     return r < 0 ? explain_add(app ? app->manifest.name : manifest->name, r) : 0;
 }
 
-static int reload_registrar(const App *app)
-{
-    return app->manifest.start == APP_START_DEMAND && app_systemd_is_active(REGISTRAR)
-               ? app_systemd_do("reload", REGISTRAR, true)
-               : 0;
-}
-
 /* The user before the rules that name it, the rules before the program that uses them. */
 static int put_in_force(Acts *a, App *app, const AppConsent *consent)
 {
@@ -272,7 +265,11 @@ static int put_in_force(Acts *a, App *app, const AppConsent *consent)
     if (r >= 0)
         r = acts_write_unit(a, app, &result) < 0 || result < 0 ? result : app_systemd_reload();
     if (r >= 0)
-        r = reload_registrar(app);
+        r = acts_write_endpoints(a, app, &result);
+    if (r >= 0 && result < 0)
+        r = result;
+    if (r > 0)
+        r = acts_reload_registrar();
     if (r < 0)
         return r;
     r = apps_set_state(&a->apps, app, APP_INSTALLED);

@@ -6,20 +6,24 @@
 
 extern char **environ;
 
-static int run(const char *const *words)
+static int run_program(const char *program, const char *const *words)
 {
     pid_t pid;
-    int status,
-        r = posix_spawn(&pid, "/usr/bin/systemctl", NULL, NULL, (char *const *)words, environ);
+    int status, r = posix_spawn(&pid, program, NULL, NULL, (char *const *)words, environ);
 
     if (r != 0) {
-        fprintf(stderr, "h-app: cannot run systemctl: %s\n", strerror(r));
+        fprintf(stderr, "h-app: cannot run %s: %s\n", program, strerror(r));
         return -r;
     }
     while (waitpid(pid, &status, 0) < 0)
         if (errno != EINTR)
             return -errno;
     return WIFEXITED(status) && WEXITSTATUS(status) == 0 ? 0 : -EIO;
+}
+
+static int run(const char *const *words)
+{
+    return run_program("/usr/bin/systemctl", words);
 }
 
 int app_systemd_reload(void)
@@ -53,4 +57,10 @@ int app_systemd_clean(const char *unit)
 bool app_systemd_is_active(const char *unit)
 {
     return run((const char *const[]){"systemctl", "--quiet", "is-active", unit, NULL}) == 0;
+}
+
+int app_systemd_check_registrar(void)
+{
+    return run_program("/usr/sbin/h-endpointd",
+                       (const char *const[]){"h-endpointd", "--check-config", NULL});
 }

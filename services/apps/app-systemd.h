@@ -14,3 +14,5 @@ int app_systemd_do_if_loaded(const char *verb, const char *unit);
 /* The directories that systemd made for the unit, with all that is in them. */
 int app_systemd_clean(const char *unit);
 bool app_systemd_is_active(const char *unit);
+/* Whether h-endpointd can read all of its manifests; it says itself what is wrong. */
+int app_systemd_check_registrar(void);

@@ -145,18 +145,24 @@ static void test_endpoints_of_those_on_demand(void **state)
     App app = app_of(
         "{\"name\":\"a\",\"title\":\"T\",\"exec\":[\"/bin/a\"],\"endpoints\":[\"/x\",\"/y\"],"
         "\"start\":\"demand\"}");
-    char *text = app_files_endpoints_text(&app);
+    const bool none[APP_ENDPOINTS_MAX] = {false}, both[APP_ENDPOINTS_MAX] = {true, true},
+               second[APP_ENDPOINTS_MAX] = {false, true};
+    char *text = app_files_endpoints_text(&app, both);
 
     assert_non_null(strstr(
         text, "[endpoint /x]\nUnit = h-app@a.service\nUser = h-app-a\nTitle = T\n[endpoint /y]\n"));
     free(text);
-    assert_int_equal(app_files_write_endpoints(&files, &app), 1);
+    text = app_files_endpoints_text(&app, second);
+    assert_null(strstr(text, "/x"));
+    assert_non_null(strstr(text, "[endpoint /y]\n"));
+    free(text);
+    assert_int_equal(app_files_write_endpoints(&files, &app, both), 1);
+    assert_int_equal(app_files_write_endpoints(&files, &app, both), 0);
     assert_true(is_there(endpoints, "h-app-a.app"));
+    assert_int_equal(app_files_write_endpoints(&files, &app, none), 1);
+    assert_false(is_there(endpoints, "h-app-a.app"));
+    assert_int_equal(app_files_write_endpoints(&files, &app, none), 0);
     assert_int_equal(app_files_remove_endpoints(&files, &app), 0);
-    assert_false(is_there(endpoints, "h-app-a.app"));
-    app.manifest.start = APP_START_BOOT;
-    assert_int_equal(app_files_write_endpoints(&files, &app), 0);
-    assert_false(is_there(endpoints, "h-app-a.app"));
     app_manifest_done(&app.manifest);
 }
 

@@ -278,6 +278,39 @@ def test_a_request_starts_what_starts_on_demand(device, apps):
     assert two.does('about')['uid'] == known(device)['two']['uid']
 
 
+def test_a_namespace_is_kept_for_whom_it_is_granted(device, apps):
+    """h-endpointd believes its manifests: what stands there is the policy's and the older app's, not the newer manifest's."""
+    manifest = {'name': 'squat', 'exec': ['/bin/true'], 'start': 'demand',
+                'endpoints': ['/system/status', '/one/below', '/squat'],
+                'permissions': [{'permission': f'endpoint.nest:{ns}', 'reason': 'x'} for ns in ('/system/status', '/one/below')]}
+    kept = lambda: re.findall(r'endpoint (\S+)]', device.run('cat', '/run/hybridos/apps.d/h-app-squat.app').stdout)
+    assert install(device, 'squat', manifest=manifest).returncode == 0
+    try:
+        assert kept() == []
+        registering = [f'endpoint.register{ns}' for ns in ('', ':/system/status', ':/one/below', ':/squat')]
+        device.run('h-app', 'grant', 'squat', *registering, check=True)
+        assert kept() == ['/squat']
+        device.run('h-app', 'grant', 'squat', 'endpoint.nest:/one/below', check=True)
+        assert kept() == ['/one/below', '/squat']
+        device.run('h-app', 'revoke', 'squat', 'endpoint.register:/squat', check=True)
+        assert kept() == ['/one/below']
+    finally:
+        device.run('h-app', 'remove', 'squat', check=True)
+    done = install(device, 'squat', '--all', manifest=manifest | {'endpoints': ['/two']})
+    assert done.returncode == 1 and 'kept for the app two' in done.stderr
+    assert 'squat' not in known(device)
+    device.run('mkdir', '-p', '/etc/hybridos/apps.d', check=True)
+    device.write('/etc/hybridos/apps.d/mine.app', '[endpoint /squat]\nUnit = mine.service\nUser = guest\n')
+    try:
+        done = install(device, 'squat', '--all', manifest=manifest | {'endpoints': ['/squat']})
+        assert done.returncode == 1 and 'do not go together' in done.stderr
+        device.run('h-endpointd', '--check-config', check=True)
+    finally:
+        device.run('rm', '/etc/hybridos/apps.d/mine.app')
+    assert 'squat' not in known(device)
+    assert apps[1].does('about')
+
+
 def test_without_its_user_it_does_not_start(device, apps):
     one = apps[0]
     device.run('systemctl', 'stop', one.unit, check=True)

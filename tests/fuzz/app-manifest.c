@@ -21,9 +21,12 @@ static size_t lines(const char *text)
 static void check_texts(const App *app)
 {
     const AppManifest *m = &app->manifest;
-    char *unit = app_files_unit_text(app, false), *endpoints = app_files_endpoints_text(app);
+    bool all[APP_ENDPOINTS_MAX];
+    char *unit = app_files_unit_text(app, false), *endpoints;
     size_t n_endpoints = 0;
 
+    memset(all, true, sizeof all);
+    endpoints = app_files_endpoints_text(app, all);
     assert(unit && endpoints);
     while (m->endpoints && m->endpoints[n_endpoints])
         n_endpoints++;
