@@ -166,8 +166,10 @@ def test_they_reach_neither_systemd_nor_the_system(apps):
         app.cannot('signal_to', 1)
 
 
-def test_limits(apps):
+def test_limits(device, apps):
     one = apps[0]
+    text = device.run('systemd-analyze', 'security', '--no-pager', one.unit).stdout
+    assert float(re.search(r'Overall exposure level for \S+: ([0-9.]+)', text)[1]) <= 0.5
     assert one.show('MemoryMax', 'TasksMax', 'CPUQuotaPerSecUSec', 'MemorySwapMax') == {
         'MemoryMax': '100000000', 'TasksMax': '12', 'CPUQuotaPerSecUSec': '600ms', 'MemorySwapMax': '0'}
     assert 1 <= one.does('fork_many', 100) < 12
@@ -247,22 +249,29 @@ def test_a_unit_from_before_a_revoke_does_not_start(device, apps):
     assert one.does('about')
 
 
-def test_consent_at_use(device, apps):
-    """A rule of the administrator's leaves it to a person."""
-    one = apps[0]
-    device.write(POLICY, '[ask apps-list]\nTo = unix:h-app-one\nPermission = endpoint.list\n')
-    agent = None
+def test_consent_at_use(device, program):
+    """A rule of the administrator's leaves it to a person; what the person said once and for all ends with the app."""
+    manifest = json.loads((NOSY / 'one.json').read_text()) | {
+        'name': 'asks', 'endpoints': ['/asks'], 'exec': ['/usr/bin/python3', '/opt/nosy/nosy.py', '/asks']}
+    assert install(device, 'asks', *register('asks'), manifest=manifest).returncode == 0
+    asks, agent = Nosy(device, 'asks'), None
+    uid = known(device)['asks']['uid']
+    kept = lambda: f'uid:{uid} ' in device.run('h-policy', 'consent', 'list', check=True).stdout
+    device.write(POLICY, '[ask apps-list]\nTo = unix:h-app-asks\nPermission = endpoint.list\n')
     try:
         device.run('h-policy', 'reload', check=True)
-        assert 'AccessDenied' in one.cannot('call', *LIST[1:]), 'there is nobody to ask'
+        assert 'AccessDenied' in asks.cannot('call', *LIST[1:]), 'there is nobody to ask'
         agent = Agent(device)
         answers = []
-        asking = threading.Thread(target=lambda: answers.append(one('call', *LIST[1:])))
+        asking = threading.Thread(target=lambda: answers.append(asks('call', *LIST[1:])))
         asking.start()
         agent.question()
-        agent.say('yes')
+        agent.say('yes always')
         asking.join(60)
         assert answers and 'result' in answers[0], answers
+        assert kept()
+        device.run('h-app', 'remove', 'asks', check=True)
+        assert not kept()
     finally:
         if agent:
             agent.close()

@@ -748,6 +748,22 @@ static void test_users_and_tokens(void **state)
 
 /* --- properties ------------------------------------------------------------------------------ */
 
+static void test_what_is_done_to_apps_is_noted(void **state)
+{
+    Bus *b = *state;
+
+    OK(b, "NoteApp", "ssu", "install", "thermo", 70000u);
+    assert_string_equal(fixture_record(b->f, "changed")->call, "app-install");
+    assert_string_equal(fixture_record(b->f, "changed")->reason, "thermo uid:70000");
+    OK(b, "NoteApp", "ssu", "removed", "thermo", 70000u);
+    assert_string_equal(fixture_record(b->f, "changed")->call, "app-removed");
+    EXPECT(b, "InvalidArgument", "no act", "NoteApp", "ssu", "eat", "thermo", 70000u);
+    EXPECT(b, "InvalidArgument", "no name", "NoteApp", "ssu", "install", "a b", 70000u);
+    EXPECT(b, "InvalidArgument", "no name", "NoteApp", "ssu", "install", "", 70000u);
+    EXPECT(b, "InvalidArgument", "no uid", "NoteApp", "ssu", "install", "thermo", 0u);
+    EXPECT(b, "InvalidArgument", "no uid", "NoteApp", "ssu", "install", "thermo", 65534u);
+}
+
 static void test_properties(void **state)
 {
     Bus *b = *state;
@@ -963,6 +979,7 @@ int main(void)
         T(test_a_failed_revoke_is_told_and_stays),
         T(test_reload),
         T(test_users_and_tokens),
+        T(test_what_is_done_to_apps_is_noted),
         T(test_properties),
         T(test_the_answer_waits_until_all_have_settled),
         T(test_too_many_changes_at_once),
