@@ -17,10 +17,9 @@
 #define TURN_MAX 32u
 #define EXPECTED_MAX 128u
 #define EXPECTED_USEC (100u * 1000u) /* who has not answered by then is far away, or gone */
-/* Without an acknowledgement by then it is gone, whatever the library makes of it: MAX_TRANSMIT_WAIT (RFC 7252,
- * 4.8.2) and a little more; two attempts of somebody who has not been seen to be there. */
+/* MAX_TRANSMIT_WAIT (RFC 7252, 4.8.2) and a little more: a message that could not even be sent is not
+ * given up by anybody else. */
 #define OVERDUE_USEC (110u * 1000000u)
-#define OVERDUE_STRANGER_USEC (15u * 1000000u)
 
 typedef struct coapd_value {
     unsigned refs;
@@ -107,11 +106,6 @@ static bool must_confirm(const CoapdObserver *o, uint64_t now)
            since > o->session->coapd->settings->confirm;
 }
 
-static uint64_t overdue_usec(const CoapdObserver *o)
-{
-    return o->session->verified ? OVERDUE_USEC : OVERDUE_STRANGER_USEC;
-}
-
 static coap_mid_t push(CoapdObserver *o, coapd_answer *a, bool confirm)
 {
     Coapd *d = o->session->coapd;
@@ -128,7 +122,7 @@ static coap_mid_t push(CoapdObserver *o, coapd_answer *a, bool confirm)
         o->unconfirmed = 0;
         o->outstanding = true;
         d->expected += !o->session->reliable;
-        timer_start(&d->timers, TIMERS_REQUEST, &o->later, now + overdue_usec(o));
+        timer_start(&d->timers, TIMERS_REQUEST, &o->later, now + OVERDUE_USEC);
     } else {
         o->unconfirmed++;
     }
@@ -284,8 +278,7 @@ int coapd_observers_open(Coapd *d)
 static void on_later(endpoint_timer *t)
 {
     CoapdObserver *o = list_entry(t, CoapdObserver, later);
-
-    uint64_t now = timer_now(), until = o->confirm_usec + overdue_usec(o);
+    uint64_t now = timer_now(), until = o->confirm_usec + OVERDUE_USEC;
 
     if (!o->outstanding) {
         flush(o);

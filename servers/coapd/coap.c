@@ -115,6 +115,27 @@ __attribute__((visibility("default"))) void coap_ticks(coap_tick_t *t)
          (coap_tick_t)now.tv_nsec / (1000000000u / COAP_TICKS_PER_SECOND);
 }
 
+/* The library disarms its own timer when what is due next has become due while it was looking: with some
+ * hundred sessions that is soon the case, and nothing is repeated or given up any more until something
+ * else comes. So it is asked when it wants to be called, and called. */
+static void keep_time(Coapd *d)
+{
+    coap_tick_t now;
+    unsigned milliseconds;
+
+    coap_ticks(&now);
+    milliseconds = coap_io_prepare_epoll(d->context, now);
+    if (milliseconds > 0)
+        timer_start(&d->timers, TIMERS_SHORT, &d->library, timer_now() + milliseconds * 1000ull);
+    else
+        timer_stop(&d->library);
+}
+
+static void on_library(endpoint_timer *t)
+{
+    keep_time(list_entry(t, Coapd, library));
+}
+
 static int on_io(sd_event_source *source, int fd, uint32_t revents, void *userdata)
 {
     struct epoll_event events[16];
@@ -130,6 +151,7 @@ static int on_io(sd_event_source *source, int fd, uint32_t revents, void *userda
             coapd_peek(d);
         coap_io_do_epoll(d->context, events, (size_t)n);
     }
+    keep_time(d);
     return 0;
 }
 
@@ -195,6 +217,8 @@ static int open_context(Coapd *d)
 {
     int r;
 
+    list_init(&d->library.node);
+    d->library.fire = on_library;
     coap_startup();
     coap_set_log_level(LOG_EMERG); /* it would write a line for each bad datagram */
     d->context = coap_new_context(NULL);

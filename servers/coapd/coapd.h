@@ -177,6 +177,7 @@ struct CoapdExchange {
 struct Coapd {
     sd_event *event;
     sd_event_source *io;
+    endpoint_timer library; /* it wants to be called */
     endpoint_core *core;
     hybus_agent *agent;
     endpoint_peer *stranger; /* whoever comes by UDP is like it */

@@ -8,6 +8,7 @@ import select
 import socket
 import subprocess
 import sys
+import time
 import traceback
 
 from coap import ACK, CON, NON, RST, Client, Message, block, number
@@ -424,8 +425,6 @@ def test_observers_are_bounded(server):
 
 def test_many_observers(server):
     """Their acknowledgements all arrive: nobody has to be told twice, or waits for the next value but one."""
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(2048, limits[1]), limits[1]))
     other, waiting = Client(server.port), select.epoll()
     observers = {c.socket.fileno(): c for c in (Client(server.port) for _ in range(1000))}
     try:
@@ -451,6 +450,33 @@ def test_many_observers(server):
             c.request('GET', '/events', ('observe', 1), token=b'obs1')
             c.close()
     assert server.counters()['observers'] == 0
+
+
+def test_those_who_never_acknowledge_are_given_up(server):
+    """Each is told once more, however many they are, and then no observer any longer. Nothing else happens meanwhile that
+    could wake the server."""
+    careful = Server(server.program, '[abuse]', 'Verify = always')
+    silent, waiting = {c.socket.fileno(): c for c in (Client(careful.port) for _ in range(400))}, select.epoll()
+    try:
+        for fd, c in silent.items():
+            observe(c)
+            waiting.register(fd, select.EPOLLIN)
+        assert Client(careful.port).request('GET', '/events/next').code
+        told = []
+        while len(told) < 2 * len(silent):
+            ready = waiting.poll(20)
+            assert ready, f'{len(told)} messages of {2 * len(silent)} have come'
+            for fd, _ in ready:
+                told.append((fd, silent[fd].receive().mid))
+        assert all(told.count(one) == 2 for one in set(told))
+        deadline = time.monotonic() + 60
+        while careful.counters()['observers'] and time.monotonic() < deadline:
+            time.sleep(1)
+        assert careful.counters()['observers_lost_total'] == len(silent), careful.counters()
+    finally:
+        for c in silent.values():
+            c.close()
+        careful.close()
 
 
 def test_the_newest_value_while_one_is_not_acknowledged(server):
@@ -517,6 +543,8 @@ def main():
     parser.add_argument('--serve', required=True)
     parser.add_argument('names', nargs='*')
     arguments = parser.parse_args()
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(2048, limits[1]), limits[1]))
     return run(tests_of(globals()), arguments.names, Server(arguments.serve))
 
 
