@@ -4,6 +4,7 @@
  * 7252 (4.2 and 4.7) has it: one confirmable message at a time. */
 
 #include "coap-connection.h"
+#include "coap-node.h"
 #include "coap-wire.h"
 
 #include <hybus/log.h>
@@ -258,6 +259,7 @@ static void on_resend(endpoint_timer *t)
     transmit_first(f);
     coapd_session_hold(s);
     coapd_observer_lost(s, mid, false);
+    coapd_upstream_failed(s, mid, false);
     coapd_session_release(s);
 }
 
@@ -300,10 +302,9 @@ static coap_mid_t flow_send(CoapdSession *s, coap_pdu_t *pdu)
     return mid;
 }
 
-static void send_reset(CoapdFlow *f, unsigned mid)
+static void send_empty(CoapdFlow *f, unsigned type, unsigned mid)
 {
-    const uint8_t bytes[4] = {1u << 6 | COAP_MESSAGE_RST << 4, 0, (uint8_t)(mid >> 8),
-                              (uint8_t)mid};
+    const uint8_t bytes[4] = {(uint8_t)(1u << 6 | type << 4), 0, (uint8_t)(mid >> 8), (uint8_t)mid};
 
     transmit(f, bytes, sizeof(bytes));
 }
@@ -311,7 +312,8 @@ static void send_reset(CoapdFlow *f, unsigned mid)
 /* --- messages -----------------------------------------------------------------------------------
  */
 
-static void take_receipt(CoapdFlow *f, coap_mid_t mid, bool rejected)
+/* `empty`: it says nothing but that. */
+static void take_receipt(CoapdFlow *f, coap_mid_t mid, bool rejected, bool empty)
 {
     CoapdSession *s = f->base.session;
     flow_message *m =
@@ -325,6 +327,20 @@ static void take_receipt(CoapdFlow *f, coap_mid_t mid, bool rejected)
         coapd_observer_lost(s, mid, true);
     else
         coapd_observer_acknowledged(s, mid);
+    if (rejected)
+        coapd_upstream_failed(s, mid, true);
+    else if (empty)
+        coapd_upstream_acknowledged(s, mid);
+}
+
+static void take_response(CoapdFlow *f, const coap_pdu_t *p)
+{
+    const CoapdSession *s = f->base.session;
+    bool awaited = coapd_take_response(f->base.session, p);
+
+    if (!s->closed && coap_pdu_get_type(p) == COAP_MESSAGE_CON)
+        send_empty(f, awaited ? COAP_MESSAGE_ACK : COAP_MESSAGE_RST,
+                   (unsigned)coap_pdu_get_mid(p));
 }
 
 static void take_message(CoapdFlow *f, const uint8_t *bytes, size_t size)
@@ -337,15 +353,17 @@ static void take_message(CoapdFlow *f, const uint8_t *bytes, size_t size)
     type = bytes[0] >> 4 & 3;
     class = bytes[1] >> 5;
     mid = (unsigned)bytes[2] << 8 | bytes[3];
-    if (type == COAP_MESSAGE_ACK || type == COAP_MESSAGE_RST) {
-        take_receipt(f, (coap_mid_t)mid, type == COAP_MESSAGE_RST);
+    if (type == COAP_MESSAGE_ACK || type == COAP_MESSAGE_RST)
+        take_receipt(f, (coap_mid_t)mid, type == COAP_MESSAGE_RST, bytes[1] == 0);
+    if (type == COAP_MESSAGE_RST || (type == COAP_MESSAGE_ACK && class < 2))
         return;
-    }
     p = coapd_wire_parse(COAP_PROTO_UDP, bytes, size);
     if (p && class == 0 && bytes[1] != 0)
         coapd_take_request(f->base.session, p);
-    else if (type == COAP_MESSAGE_CON) /* a ping, a broken message, an answer to nothing */
-        send_reset(f, mid);
+    else if (p && class >= 2)
+        take_response(f, p);
+    else if (type == COAP_MESSAGE_CON) /* a ping, a broken message */
+        send_empty(f, COAP_MESSAGE_RST, mid);
     coap_delete_pdu(p);
 }
 
@@ -429,7 +447,7 @@ static void on_timer(endpoint_timer *t)
         else
             await(f);
         ERR_clear_error();
-    } else if (s->n_exchanges == 0 && s->n_observers == 0 && now - f->moved >= idle) {
+    } else if (coapd_session_is_idle(s) && now - f->moved >= idle) {
         coapd_session_close(s);
     } else {
         start_timer(f, TIMERS_REQUEST, MAX_OF(f->moved + idle, now + 1000000u));

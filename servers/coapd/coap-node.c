@@ -386,7 +386,7 @@ static int fetch_new(CoapdNode *n, const char *key, coapd_ask *a, const coapd_ca
     int r;
 
     if (!n->session)
-        return -ECONNRESET;
+        return -ETIMEDOUT;
     f = calloc(1, sizeof(*f) + strlen(key) + 1);
     if (!f)
         return -ENOMEM;
@@ -433,7 +433,7 @@ static void get(waiter *w, coapd_ask *a)
     }
     e = coapd_cache_find(n->coapd->cache, n, key);
     if (e && (is_fresh(e, w->request) ||
-              (n->session && coapd_upstream_asleep(n->session) &&
+              ((!n->session || coapd_upstream_asleep(n->session)) &&
                coapd_cached_age(e, timer_now()) <= n->coapd->settings->node_stale / 1000000u))) {
         reply_cached(w, e, false);
         return;
@@ -470,7 +470,7 @@ static void on_told(int error, const coapd_told *t, bool end, void *userdata)
 static void ask_node(waiter *w, coapd_ask *a)
 {
     CoapdNode *n = w->of;
-    int r = -ECONNRESET;
+    int r = -ETIMEDOUT; /* it has gone, and may come back */
 
     n->coapd->counters.node_requests++;
     if (n->session)
@@ -748,7 +748,7 @@ void coapd_node_moved(CoapdNode *n, CoapdSession *s, bool anew)
         n->session = s;
         list_remove(&n->session_node);
         list_append(&s->nodes, &n->session_node);
-        snprintf(n->base, sizeof(n->base), "coap://%s", s->peer_name);
+        snprintf(n->base, sizeof(n->base), "%s://%s", s->road->protocol, s->peer_name);
         if (before)
             coapd_session_release(before);
     }

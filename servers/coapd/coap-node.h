@@ -45,7 +45,7 @@ typedef struct coapd_told {
     size_t size;
 } coapd_told;
 
-/* An answer, or -ETIMEDOUT, -ECONNRESET (it is not there any more, or does not want to be asked),
+/* An answer, or -ETIMEDOUT (also when its session is over), -ECONNRESET (it does not want to be asked),
  * -EMSGSIZE, -EBADMSG. With `end` it was the last, and the object is gone. */
 typedef void (*coapd_told_fn)(int error, const coapd_told *t, bool end, void *userdata);
 
@@ -59,6 +59,8 @@ bool coapd_upstream_asleep(const CoapdSession *s);
 void coapd_upstream_session_over(CoapdSession *s);
 void coapd_upstream_acknowledged(CoapdSession *s, coap_mid_t mid);
 void coapd_upstream_failed(CoapdSession *s, coap_mid_t mid, bool rejected);
+/* A response has come on any road. False: nobody has asked. */
+bool coapd_take_response(CoapdSession *s, const coap_pdu_t *received);
 coap_response_t coapd_on_response(coap_session_t *session, const coap_pdu_t *sent,
                                   const coap_pdu_t *received, const coap_mid_t mid);
 void coapd_told_parse(const coap_pdu_t *pdu, coapd_told *ret);

@@ -3,6 +3,7 @@
  * not read from any more, and its observers wait with the newest value. */
 
 #include "coap-connection.h"
+#include "coap-node.h"
 #include "coap-wire.h"
 
 #include <fcntl.h>
@@ -249,6 +250,8 @@ static void take_pdu(CoapdPipe *p, const coap_pdu_t *pdu)
         take_signal(p, pdu);
     else if (class == 0)
         coapd_take_request(p->base.session, pdu);
+    else
+        (void)coapd_take_response(p->base.session, pdu);
 }
 
 /* One message out of what has been read. False: there is none, or the end has come. */
@@ -408,7 +411,7 @@ static bool is_idle(const CoapdPipe *p)
 {
     const CoapdSession *s = p->base.session;
 
-    return s->n_exchanges == 0 && s->n_observers == 0;
+    return coapd_session_is_idle(s);
 }
 
 static void on_timer(endpoint_timer *t)

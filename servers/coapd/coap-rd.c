@@ -227,12 +227,13 @@ static int store(CoapdSession *s, const directory_spec *spec, const char *links,
 /* A base is believed when it says what we know. */
 static bool is_base(const CoapdSession *s, const char *base)
 {
+    const char *port = s->road->encrypted ? ":5684" : ":5683";
     char own[ENDPOINT_ADDRESS_TEXT + 16];
-    size_t n = (size_t)snprintf(own, sizeof(own), "coap://%s", s->peer_name);
+    size_t n = (size_t)snprintf(own, sizeof(own), "%s://%s", s->road->protocol, s->peer_name);
 
     if (strncmp(base, own, n) == 0 && (!base[n] || streq(base + n, "/")))
         return true;
-    return n > 5 && streq(own + n - 5, ":5683") && strncmp(base, own, n - 5) == 0 &&
+    return n > 5 && streq(own + n - 5, port) && strncmp(base, own, n - 5) == 0 &&
            (!base[n - 5] || streq(base + n - 5, "/"));
 }
 
@@ -243,10 +244,6 @@ static bool is_somewhere(CoapdExchange *x, bool simple)
     CoapdSession *s = x->session;
     coapd_answer unverified = COAPD_ANSWER(COAP_RESPONSE_CODE(401));
 
-    if (!s->session) { /* what comes back over these roads is not ours to read yet */
-        answer(x, COAP_RESPONSE_CODE(501), "nodes register over UDP");
-        return false;
-    }
     if (endpoint_address_is_loopback(&s->remote) && !s->coapd->settings->node_loopback) {
         answer(x, COAP_RESPONSE_CODE(403), "nodes do not register from this machine");
         return false;
@@ -395,6 +392,11 @@ static void change(CoapdExchange *x, const coapd_question *q, const char *id)
     }
     if (!directory_owns(entry, &owner)) {
         answer(x, is_anonymous(s) ? COAP_RESPONSE_CODE(401) : COAP_RESPONSE_CODE(403), "");
+        return;
+    }
+    /* It comes back on another road: whether it may is asked when it registers. */
+    if (!((CoapdNode *)entry->userdata)->session && !streq(q->method, "DELETE")) {
+        answer(x, COAP_RESPONSE_CODE(404), "");
         return;
     }
     if (streq(q->method, "DELETE")) {

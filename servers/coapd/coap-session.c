@@ -153,7 +153,7 @@ CoapdSession *coapd_session_new(Coapd *d, const coapd_road *road, void *below,
     if (!s)
         return NULL;
     s->below = below;
-    s->verified = true; /* it has answered a cookie, or TCP's own */
+    s->verified = s->proven = true; /* it has answered a cookie, or TCP's own */
     s->message_max = COAPD_DATAGRAM_MAX;
     (void)RAND_bytes((unsigned char *)&mid, sizeof(mid));
     s->next_mid = mid;
@@ -244,6 +244,12 @@ size_t coapd_session_payload_room(const CoapdSession *s)
     size_t most = coapd_session_message_max(s);
 
     return most > OVERHEAD ? most - OVERHEAD : 0;
+}
+
+bool coapd_session_is_idle(const CoapdSession *s)
+{
+    return s->n_exchanges == 0 && s->n_observers == 0 && list_empty(&s->nodes) &&
+           list_empty(&s->upstream);
 }
 
 /* --- the principal ------------------------------------------------------------------------------

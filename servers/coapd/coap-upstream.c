@@ -488,13 +488,15 @@ static void deliver(CoapdUpstream *u, coapd_told *t)
 static void take_block(CoapdUpstream *u, coapd_told *t)
 {
     uint32_t expected = u->fetching ? u->want : 0;
+    size_t block = coapd_block_size(t->block2.szx);
+    bool bert = u->session->reliable && t->block2.szx == 6; /* more than one may come (RFC 8323, 6) */
     int r;
 
     if (expected == 0)
         body_done(u);
     if (t->block2.number != expected ||
         (expected > 0 && (t->block2.szx != u->told.block2.szx || !coapd_etag_equal(&t->etag, &u->told.etag))) ||
-        (t->block2.more && t->size != coapd_block_size(t->block2.szx))) {
+        (t->block2.more && (bert ? t->size == 0 || t->size % block != 0 : t->size != block))) {
         drop_answer(u, -EBADMSG);
         return;
     }
@@ -505,7 +507,7 @@ static void take_block(CoapdUpstream *u, coapd_told *t)
     }
     if (expected == 0)
         u->told = *t;
-    u->want = expected + 1;
+    u->want = expected + MAX_OF((uint32_t)(t->size / block), 1u);
     if (!t->block2.more) {
         coapd_told whole = u->told;
 
@@ -584,16 +586,13 @@ static CoapdUpstream *find(CoapdSession *s, const coap_pdu_t *pdu, bool *ret_blo
     return NULL;
 }
 
-coap_response_t coapd_on_response(coap_session_t *session, const coap_pdu_t *sent,
-                                  const coap_pdu_t *received, const coap_mid_t mid)
+bool coapd_take_response(CoapdSession *s, const coap_pdu_t *received)
 {
-    CoapdSession *s = coap_session_get_app_data(session);
+    bool block = false, acknowledges = !s->reliable && coap_pdu_get_type(received) == COAP_MESSAGE_ACK;
+    coap_mid_t mid = coap_pdu_get_mid(received);
     coapd_told told;
-    bool block = false, acknowledges = coap_pdu_get_type(received) == COAP_MESSAGE_ACK;
     CoapdUpstream *u;
 
-    if (!s)
-        return COAP_RESPONSE_FAIL;
     u = coap_pdu_get_token(received).length == 8 ? find(s, received, &block) : NULL;
     if (s->in_flight && ((acknowledges && s->in_flight->mid == mid) ||
                          (s->in_flight == u && u->fetching == block)))
@@ -607,7 +606,15 @@ coap_response_t coapd_on_response(coap_session_t *session, const coap_pdu_t *sen
     }
     pump(s);
     coapd_session_release(s);
-    return u || acknowledges ? COAP_RESPONSE_OK : COAP_RESPONSE_FAIL;
+    return u || acknowledges;
+}
+
+coap_response_t coapd_on_response(coap_session_t *session, const coap_pdu_t *sent,
+                                  const coap_pdu_t *received, const coap_mid_t mid)
+{
+    CoapdSession *s = coap_session_get_app_data(session);
+
+    return s && coapd_take_response(s, received) ? COAP_RESPONSE_OK : COAP_RESPONSE_FAIL;
 }
 
 /* The node thinks: the answer will be a message of its own. */
@@ -638,5 +645,5 @@ void coapd_upstream_session_over(CoapdSession *s)
     s->in_flight = NULL;
     list_for_each(n, &s->upstream) list_entry(n, CoapdUpstream, node)->due = false;
     while (!list_empty(&s->upstream))
-        conclude(list_entry(s->upstream.next, CoapdUpstream, node), -ECONNRESET, NULL);
+        conclude(list_entry(s->upstream.next, CoapdUpstream, node), -ETIMEDOUT, NULL);
 }

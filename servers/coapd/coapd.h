@@ -263,6 +263,8 @@ coap_mid_t coapd_session_mid(CoapdSession *s);
 size_t coapd_session_message_max(const CoapdSession *s);
 /* What can wait should wait: the client does not take what it has been sent. */
 bool coapd_session_is_full(const CoapdSession *s);
+/* Nothing of it is open: its road may end. A node is reached on the road on which it registered. */
+bool coapd_session_is_idle(const CoapdSession *s);
 /* The library is about to forget it. */
 void coapd_session_forget(CoapdSession *s);
 /* Everything of it ends, silently. */

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""The resource directory, and nodes that answer through the server: nodes.py --serve PROGRAM [NAME…].
+"""The resource directory, and nodes that answer through the server: nodes.py --serve PROGRAM --dtls PROGRAM [NAME…].
 The tests are the node, byte by byte; the registrar and the server that asks are those of tests/conformance."""
 import argparse
 import os
@@ -14,7 +14,8 @@ import traceback
 sys.path.append(str(pathlib.Path(__file__).resolve().parents[1] / 'conformance'))
 
 import channel
-from coap import ACK, CON, NON, RST, Client, Message, block, number
+import roads
+from coap import ACK, CON, NON, RST, Client, Message, Stream, block, number
 from features import Server
 
 LINKS = '</light>;rt="light lamp";if=core.a;ct="0 50",</big>;title="say \\"hi\\"";sz=5000'
@@ -62,11 +63,11 @@ class World:
         self.folder.cleanup()
 
 
-class Node(Client):
-    """One address and port, that registers and answers."""
+class Provider:
+    """One road to the server, on which it registers and answers."""
 
-    def __init__(self, *arguments):
-        super().__init__(*arguments)
+    def __init__(self, *arguments, **more):
+        super().__init__(*arguments, **more)
         self.waiting = []
 
     def exchange(self, message):
@@ -98,6 +99,18 @@ class Node(Client):
         klass, detail = code.split('.')
         self.send(Message(kind, int(klass) << 5 | int(detail), request.mid if mid is None else mid, request.token,
                           options, payload))
+
+
+class Node(Provider, Client):
+    pass
+
+
+class StreamNode(Provider, Stream):
+    pass
+
+
+class DtlsNode(Provider, roads.Dtls):
+    pass
 
 
 def path_of(message):
@@ -540,6 +553,98 @@ def test_observe(world):
     watch(0)
 
 
+# --- on other roads
+
+
+def tcp_node(world):
+    return StreamNode(world.port)
+
+
+def tls_node(world):
+    return StreamNode(0, wrapped=roads.over_tls(world.coap.secure))
+
+
+def dtls_node(world):
+    return DtlsNode(world.coap.secure)
+
+
+ROADS = {'coap+tcp': tcp_node, 'coaps+tcp': tls_node, 'coaps': dtls_node}
+
+
+def test_nodes_on_every_road(world):
+    """What is asked of a node goes through the connection on which it registered; without it the node is asleep."""
+    for road, connect in ROADS.items():
+        inner = World(world.coap.program, f'@node lamp {roads.KEY}', roads.make_pair(world.folder.name))
+        try:
+            node = connect(inner)
+            assert node.register('lamp', more='&lt=600').text == '2.01', road
+            inner.accept('lamp')
+            base = node.request('GET', '/rd-lookup/ep').payload.decode()
+            assert f'base="{road}://127.0.0.1:' in base, base
+            own = re.search('base="(.*?)"', base)[1]
+            assert node.request('POST', f'{node.location}?base={own}').text == '2.04', own
+            assert node.request('POST', f'{node.location}?base=coap://192.0.2.1').text == '4.00'
+            asked, told = exchange(inner, node, '/light', '2.05', ('max-age', 0), payload=b'on')
+            assert path_of(asked) == '/light' and (told.status, told.body) == (200, b'on'), (road, told)
+            asked, told = exchange(inner, node, '/light', '2.04', method='PUT', body=b'off')
+            assert asked.payload == b'off' and told.status == 204, (road, told)
+            if road == 'coaps':
+                stream = inner.server.request('/slow')
+                asked = node.asked()
+                node.acknowledge(asked)
+                node.answer(asked, '2.05', payload=b'later', kind=CON, mid=0x1234)
+                got = node.receive()
+                assert (got.kind, got.code, got.mid) == (ACK, 0, 0x1234), got
+                assert inner.server.answer(stream).body == b'later'
+                node.send(Message(CON, 0x45, 0x1235, b'nobody!!', (), b'x'))
+                assert node.receive().kind == RST
+                stream = inner.server.request('/reset')
+                node.acknowledge(node.asked(), RST)
+                assert inner.server.answer(stream).status == 502
+            else:
+                node.send(Message(CON, 0x45, 0, b'nobody!!', (), b'x'))  # is passed over
+            body = bytes(i % 251 for i in range(5000))
+            stream = inner.server.request('/big')
+            node.answer(node.asked(), '2.05', ('etag', b'e'), ('block2', block(0, True, 6)), payload=body[:1024])
+            asked = node.asked()
+            assert asked.block('block2') == (1, False, 6), asked
+            if road == 'coaps':
+                for n in range(1, 5):
+                    node.answer(asked, '2.05', ('etag', b'e'), ('block2', block(n, n < 4, 6)), payload=body[1024 * n:1024 * n + 1024])
+                    asked = node.asked() if n < 4 else None
+            else:  # several at a time (BERT)
+                node.answer(asked, '2.05', ('etag', b'e'), ('block2', block(1, True, 7)), payload=body[1024:3072])
+                asked = node.asked()
+                assert asked.block('block2')[0] == 3, asked
+                node.answer(asked, '2.05', ('etag', b'e'), ('block2', block(3, False, 7)), payload=body[3072:])
+            assert inner.server.answer(stream).body == body, road
+            watch = lambda n: inner.server.send(channel.WATCH, stream=inner.server.ids['/nodes/lamp'], value=n,
+                                                payload=channel.fields((':path', '/light')))
+            watch(1)
+            asked = node.asked()
+            assert asked.uint('observe') == 0, asked
+            node.answer(asked, '2.05', ('observe', 1), ('max-age', 0), payload=b'a')
+            node.answer(asked, '2.05', ('observe', 2), ('max-age', 0), payload=b'b', kind=CON, mid=77)
+            values = [inner.server.expect(channel.NOTIFY) for _ in range(2)]
+            assert [f.payload[f.value:] for f in values] == [b'a', b'b'], values
+            stream = inner.server.request('/light', method='PUT', body=b'x')
+            node.asked()
+            node.close()
+            assert inner.server.answer(stream).status == 504, road
+            told = inner.server.get('/light')
+            assert told.status == 504 or told.body == b'b' and 'age' in told.fields, (road, told.fields)
+            assert inner.server.get('/never').status == 504
+            again = connect(inner)
+            assert again.request('POST', node.location).text == '4.04'  # it registers anew
+            assert again.register('lamp').text == '2.01' and again.location == node.location
+            asked = again.asked()
+            assert asked.uint('observe') == 0 and path_of(asked) == '/light', asked
+            again.close()
+            assert inner.coap.counters()['held_bytes'] < 1 << 20
+        finally:
+            inner.close()
+
+
 def test_nothing_is_left(world):
     counters = world.coap.counters()
     assert counters['held_bytes'] < 1 << 20 and counters['node_cache_bytes'] < 1 << 20, counters
@@ -548,8 +653,10 @@ def test_nothing_is_left(world):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument('--serve', required=True)
+    parser.add_argument('--dtls', required=True)
     parser.add_argument('names', nargs='*')
     arguments = parser.parse_args()
+    roads.PROGRAM = arguments.dtls
     tests = {n[5:]: f for n, f in globals().items() if n.startswith('test_')}
     failed = []
     for name in arguments.names or tests:

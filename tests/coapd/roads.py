@@ -545,6 +545,14 @@ def test_a_clock_that_jumps_does_no_harm(server):
         mine.close()
 
 
+def make_pair(folder):
+    """A key pair for the server, as a line for it."""
+    subprocess.run(['openssl', 'req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes',
+                    '-subj', '/CN=device', '-keyout', f'{folder}/key', '-out', f'{folder}/cert', '-days', '30'],
+                   check=True, capture_output=True)
+    return f'@pair {folder}/cert {folder}/key'
+
+
 def main():
     global PROGRAM, PAIR, CLOCK
     parser = argparse.ArgumentParser()
@@ -555,10 +563,7 @@ def main():
     arguments = parser.parse_args()
     PROGRAM, CLOCK = arguments.dtls, arguments.clock
     with tempfile.TemporaryDirectory() as folder:
-        subprocess.run(['openssl', 'req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes',
-                        '-subj', '/CN=device', '-keyout', f'{folder}/key', '-out', f'{folder}/cert', '-days', '30'],
-                       check=True, capture_output=True)
-        PAIR = (f'@pair {folder}/cert {folder}/key',)
+        PAIR = (make_pair(folder),)
         server = features.Server(arguments.serve, f'@node lamp {KEY}', *PAIR)
         return features.run(features.tests_of(globals()), arguments.names, server)
 

@@ -91,6 +91,27 @@ def meter(device, peers):
     device.wait(lambda: device.status('/nodes/meter/meter') == 404, 'the meter to be gone')
 
 
+@pytest.fixture
+def key(device, peers):
+    """Of the node "sensor", which may register."""
+    root = f'/proc/{device.init}/root'
+    for name in ('coap', 'features', 'roads'):
+        shutil.copy(simulated.ROOT / f'tests/coapd/{name}.py', f'{root}{FOLDER}')
+    made = json.loads(device.run('h-policy', '--json', 'node', 'add', 'sensor', check=True).stdout)
+    device.run('h-policy', 'grant', '--id', 'nodes-test-keyed', 'node:sensor', 'node.register:sensor', check=True)
+    yield made['key']
+    device.run(*CALL, 'RemoveNode', 's', 'sensor')
+    device.run('h-policy', 'revoke', 'nodes-test-keyed', check=True)
+    device.run('h-policy', 'node', 'remove', 'sensor', check=True)
+
+
+CALL = ['busctl', '--json=short', 'call', 'org.hybridos.Coap1', '/org/hybridos/Coap1', 'org.hybridos.Coap1']
+
+
+def listed(device):
+    return {n[0]: n for n in json.loads(device.run(*CALL, 'ListNodes').stdout)['data'][0]}
+
+
 def coap(device, *arguments, **options):
     return device.run('/usr/bin/coap-client-notls', '-B', '20', *arguments, **options)
 
@@ -150,13 +171,44 @@ def test_nodes_are_read_by_coap_and_looked_up(device, lamp):
 
 
 def test_nodes_on_the_bus(device, lamp):
-    call = lambda *a: device.run('busctl', '--json=short', 'call', 'org.hybridos.Coap1', '/org/hybridos/Coap1',
-                                 'org.hybridos.Coap1', *a)
-    listed = {n[0]: n for n in json.loads(call('ListNodes').stdout)['data'][0]}
-    name, principal, base, title, links, left, there = listed['lamp']
-    assert (principal, base, title, there) == ('anonymous', 'coap://127.0.0.1:56830', 'lamp', True), listed
-    assert links >= 2 and 3000 < left <= 3600, listed
-    assert call('RemoveNode', 's', 'nobody').returncode != 0
+    name, principal, base, title, links, left, there = listed(device)['lamp']
+    assert (principal, base, title, there) == ('anonymous', 'coap://127.0.0.1:56830', 'lamp', True)
+    assert links >= 2 and 3000 < left <= 3600, (links, left)
+    assert device.run(*CALL, 'RemoveNode', 's', 'nobody').returncode != 0
+
+
+def test_a_node_over_tcp(device, peers):
+    node = Node(device, *PYTHON, f'{FOLDER}/node.py', 'lamp', 'coap+tcp://127.0.0.1', '56832')
+    try:
+        device.wait(lambda: device.status('/nodes/lamp/light') == 200, 'the lamp to be reachable')
+        assert listed(device)['lamp'][2].startswith('coap+tcp://127.0.0.1:'), listed(device)
+        got = device.curl('/nodes/lamp/light', '--http2', '--include').stdout
+        assert got.startswith('HTTP/2 200') and '{"state":"off"}' in got, got
+        assert device.status('/nodes/lamp/light', '--request', 'PUT', '--header', 'content-type: text/plain', '--data', 'on') == 204
+        assert json.loads(device.curl('/nodes/lamp/light').stdout) == {'state': 'on'}
+        assert device.curl('/nodes/lamp/big', '--output', '/dev/null', '--write-out', '%{size_download}').stdout == '5120'
+    finally:
+        node.close()
+    device.wait(lambda: device.status('/nodes/lamp/light') == 404, 'the lamp to be gone')
+
+
+def test_a_node_over_dtls(device, key):
+    """It is reached over the connection on which it registered; when that is gone, what it said last is told."""
+    command = [*PYTHON, f'{FOLDER}/keyed.py', 'sensor', key, device.program('coapd-dtls')]
+    node = Node(device, *command, 'awake')
+    device.wait(lambda: device.status('/nodes/sensor/value') == 200, 'the sensor to be reachable')
+    got = device.curl('/nodes/sensor/value', '--http2', '--include').stdout
+    assert got.startswith('HTTP/2 200') and got.endswith('awake'), got
+    name, principal, base, _, _, _, there = listed(device)['sensor']
+    assert principal == 'node:sensor' and base.startswith('coaps://127.0.0.1:') and there, listed(device)
+    node.close()
+    device.wait(lambda: not listed(device)['sensor'][6], 'its connection to end')
+    got = device.curl('/nodes/sensor/value', '--http2', '--include').stdout
+    assert got.startswith('HTTP/2 200') and got.endswith('awake') and 'age: ' in got, got
+    assert device.status('/nodes/sensor/other') == 504
+    node = Node(device, *command, 'back')
+    device.wait(lambda: device.curl('/nodes/sensor/value').stdout == 'back', 'the sensor to be back')
+    node.close()
 
 
 def test_a_node_is_removed(device, peers):
