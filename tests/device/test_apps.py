@@ -436,6 +436,19 @@ def test_removal_leaves_nothing_and_no_uid_comes_back(device, program):
     assert audit.count('app-install') >= 2 and audit.count('app-removed') >= 2
 
 
+def test_two_at_once_wait_for_each_other(device, program):
+    names = ('left', 'right')
+    for name in names:
+        device.write(f'/opt/nosy/{name}.json', json.dumps({'name': name, 'exec': ['/bin/sleep', '1000']}))
+    both = lambda *words: [p.wait(60) for p in [device.popen('h-app', words[0], w) for w in words[1:]]]
+    assert both('install', *(f'/opt/nosy/{name}.json' for name in names)) == [0, 0]
+    uids = [known(device)[name]['uid'] for name in names]
+    assert len(set(uids)) == 2
+    assert {Nosy(device, name).state() for name in names} == {'active'}
+    assert both('remove', *names) == [0, 0]
+    assert [traces(device, *one) for one in zip(names, uids)] == [[], []]
+
+
 def test_a_rule_for_several_is_left_to_a_person(device, program):
     manifest = {'name': 'gone', 'exec': ['/bin/true']}
     device.write(POLICY, '[grant for-two]\nTo = unix:h-app-gone unix:guest\nPermission = endpoint.list\n')
