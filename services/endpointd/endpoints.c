@@ -150,7 +150,8 @@ static bool is_attribute_name(char c)
 
 static bool is_attribute_value(char c, bool quoted)
 {
-    return c > ' ' - quoted && c < 0x7f && c != '"' && c != '\\' && (quoted || (c != ';' && c != ','));
+    return c > ' ' - quoted && c < 0x7f && c != '"' && c != '\\' &&
+           (quoted || (c != ';' && c != ','));
 }
 
 /* What the servers say themselves: where it leads, and its title. */
@@ -309,7 +310,8 @@ int endpoints_spec_set_unit(endpoints_spec *s, const char *value, size_t size)
     if (size <= stem || size > 128 || memcmp(value + size - stem, suffix, stem) != 0)
         return -EINVAL;
     stem = size - stem;
-    if (value[0] == '.' || value[0] == '-' || span(value, stem, LOWER UPPER DIGITS "_.-@") != stem)
+    if (strchr(".-@", value[0]) || value[stem - 1] == '@' ||
+        span(value, stem, LOWER UPPER DIGITS "_.-@") != stem)
         return -EINVAL;
     return set_string(&s->unit, value, size);
 }

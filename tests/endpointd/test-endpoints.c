@@ -197,7 +197,9 @@ static void test_other_fields(void **state)
     assert_int_equal(endpoints_spec_set_unit(&s, ".service", 8), -EINVAL);
     assert_int_equal(endpoints_spec_set_unit(&s, "-a.service", 10), -EINVAL);
     assert_int_equal(endpoints_spec_set_unit(&s, "a/b.service", 11), -EINVAL);
-    assert_int_equal(endpoints_spec_set_unit(&s, "a@b.service", 11), -EINVAL);
+    assert_int_equal(endpoints_spec_set_unit(&s, "a@b.service", 11), 0);
+    assert_int_equal(endpoints_spec_set_unit(&s, "@b.service", 10), -EINVAL);
+    assert_int_equal(endpoints_spec_set_unit(&s, "a@.service", 10), -EINVAL); /* nothing that can be started */
     assert_int_equal(endpoints_spec_set_unit(&s, "thermo.socket", 13), -EINVAL);
     assert_int_equal(endpoints_spec_set_object(&s, "/", 1), 0);
     assert_int_equal(endpoints_spec_set_object(&s, "/a/b_1", 6), 0);
