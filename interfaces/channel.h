@@ -12,6 +12,8 @@
 #define CHANNEL_REQUESTS_MAX 1024u     /* open at one app connection */
 #define CHANNEL_NAMESPACE_MAX 255u     /* bytes */
 #define CHANNEL_NOTIFY_ID_MAX 128u     /* bytes */
+/* Of the handle of a principal: so that it is exact in JavaScript as well. */
+#define CHANNEL_HANDLE_MAX ((UINT64_C(1) << 53) - 1)
 
 #define CHANNEL_REGISTRAR_SOCKET "/run/hybridos/endpointd/channel.sock"
 #define CHANNEL_SERVERS_DIRECTORY "/run/hybridos/servers"

@@ -46,8 +46,7 @@ typedef struct hybridos_request hybridos_request;
  * the app connects, and connects again, by itself. */
 int hybridos_app_new(const char *name, const char *registrar, hybridos_app **ret);
 
-/* Closes everything and frees all endpoints and requests, without callbacks. Not from a callback.
- */
+/* Closes everything and frees all endpoints and requests, without callbacks. Not within one. */
 void hybridos_app_free(hybridos_app *app);
 
 /* Serves until hybridos_stop() (then 0), or until an endpoint without a state callback is refused
@@ -146,8 +145,7 @@ unsigned hybridos_endpoint_servers(const hybridos_endpoint *e);
 
 /* Pushes a new value to every watcher of `path`; at most 60 KiB (or -EMSGSIZE). `id` (NULL: none,
  * at most 128 bytes) names this value, `max_age` is in seconds (0: not said). -EAGAIN: a server
- * does not keep up, and this value was not queued for it; -ENOTCONN: not registered at any server
- * now. */
+ * does not keep up, and this value was not queued for it; -ENOTCONN: at no server now. */
 int hybridos_notify(hybridos_endpoint *e, const char *path, const char *content_type,
                     const char *id, uint32_t max_age, const void *body, size_t size);
 /* The value at `path` is no more. */
@@ -160,10 +158,12 @@ int hybridos_notify_gone(hybridos_endpoint *e, const char *path);
 
 const char *hybridos_request_method(const hybridos_request *r); /* "GET" */
 const char *hybridos_request_path(const hybridos_request *r);   /* decoded, whole */
-const char *
-hybridos_request_subpath(const hybridos_request *r); /* below the namespace, "/" at least */
+const char *hybridos_request_subpath(const hybridos_request *r);   /* below the namespace, or "/" */
 const char *hybridos_request_query(const hybridos_request *r);     /* raw; "" if none */
 const char *hybridos_request_principal(const hybridos_request *r); /* "anonymous", "user:alice" */
+/* Of the principal, for org.hybridos.Security1.Bind: hybridos(3), "Acting for the client". Below
+ * 2^53; 0: anonymous. Good while the client is connected; not for logs, answers or other apps. */
+uint64_t hybridos_request_handle(const hybridos_request *r);
 /* A header by its lower-case name, or ":id", ":protocol", ":peer", …; NULL if there is none. */
 const char *hybridos_request_field(const hybridos_request *r, const char *name);
 /* Milliseconds that are left until the server answers 504 itself. */

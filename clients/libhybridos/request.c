@@ -23,6 +23,21 @@ static const char *field_or_empty(const hybridos_request *r, const char *name)
     return value ? value : "";
 }
 
+static bool field_number(const hybridos_request *r, const char *name, uint64_t max, uint64_t *ret)
+{
+    const char *s = field_or_empty(r, name);
+    char *end;
+
+    if (*s < '0' || *s > '9')
+        return false;
+    errno = 0;
+    unsigned long long n = strtoull(s, &end, 10);
+    if (errno != 0 || *end != '\0' || n > max)
+        return false;
+    *ret = n;
+    return true;
+}
+
 const char *hybridos_request_method(const hybridos_request *r)
 {
     return field_or_empty(r, ":method");
@@ -48,6 +63,14 @@ const char *hybridos_request_query(const hybridos_request *r)
 const char *hybridos_request_principal(const hybridos_request *r)
 {
     return field_or_empty(r, ":principal");
+}
+
+uint64_t hybridos_request_handle(const hybridos_request *r)
+{
+    uint64_t handle;
+
+    /* What cannot be one is anonymous: whoever binds to that holds less, not more. */
+    return field_number(r, ":handle", CHANNEL_HANDLE_MAX, &handle) ? handle : 0;
 }
 
 uint32_t hybridos_request_deadline(const hybridos_request *r)
@@ -169,16 +192,9 @@ int request_data(hybridos_request *r, const struct frame *f)
 
 static uint64_t parse_deadline(const hybridos_request *r)
 {
-    const char *s = hybridos_request_field(r, ":deadline");
-    char *end;
+    uint64_t ms;
 
-    if (!s || *s < '0' || *s > '9')
-        return 0;
-    errno = 0;
-    unsigned long ms = strtoul(s, &end, 10);
-    if (errno != 0 || *end != '\0' || ms > UINT32_MAX)
-        return 0;
-    return now_usec() + (uint64_t)ms * 1000;
+    return field_number(r, ":deadline", UINT32_MAX, &ms) ? now_usec() + ms * 1000 : 0;
 }
 
 /* Copies the fields as C strings; false if one holds a NUL. */

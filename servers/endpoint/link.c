@@ -465,6 +465,8 @@ static void put_request_fields(hybus_frame_queue *b, struct endpoint_request *r,
     hybus_frame_put(b, ":path", i->path);
     hybus_frame_put(b, ":query", strempty(i->query));
     hybus_frame_put(b, ":principal", r->peer->principal->name);
+    if (r->peer->principal->handle > 0) /* so that the app can act for it on the bus */
+        hybus_frame_put_number(b, ":handle", r->peer->principal->handle);
     hybus_frame_put(b, ":peer", strempty(r->peer->connection.peer));
     hybus_frame_put_number(b, ":deadline",
                            r->deadline.when > now ? (r->deadline.when - now) / 1000 : 0);

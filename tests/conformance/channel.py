@@ -131,12 +131,14 @@ class ServerPeer(Peer):
             self.keys[said[":namespace"]] = said[":key"]
             self.send(ATTACHED, stream=f.stream)
 
-    def request_frame(self, path, method="GET", body=b"", end=True, headers=(), namespace=None, query=""):
+    def request_frame(self, path, method="GET", body=b"", end=True, headers=(), namespace=None, query="",
+                      handle=None):
         stream, self.next_stream = self.next_stream, self.next_stream + 2
         ns = namespace or self.namespace
         f = fields((":id", f"r{stream}"), (":namespace", ns), (":protocol", "http"), (":method", method),
                    (":path", ns + path), (":query", query), (":principal", "user:alice"),
-                   (":peer", "192.0.2.1"), (":deadline", "30000"), *headers)
+                   (":peer", "192.0.2.1"), (":deadline", "30000"),
+                   *(() if handle is None else ((":handle", handle),)), *headers)
         return stream, frame(REQUEST, END if end else 0, 0, stream, len(f), f + body)
 
     def request(self, path, **kwargs):

@@ -105,6 +105,17 @@ def test_request_and_answer(world):
     assert a.fields["content-type"] == "application/octet-stream"
 
 
+def test_handle_of_the_principal(world):
+    server = world.up()
+    for handle in ("1", "9007199254740991"):
+        assert server.get("/echo", handle=handle).fields["x-handle"] == handle
+    # Anonymous, and so is what cannot be one: nobody gets more by that.
+    for handle in (None, "0", "", "-1", "+1", " 1", "1 ", "1\n", "1.0", "1_0", "0x1", "1e3", "x", "\u0661", "9007199254740992",
+                   "18446744073709551617", "9" * 400):
+        a = server.get("/echo", handle=handle)
+        assert (a.status, a.fields["x-handle"]) == (200, "0"), handle
+
+
 @pytest.mark.parametrize("status", [200, 204, 404, 599])
 def test_status(world, status):
     server = world.up()

@@ -6,6 +6,8 @@ import time
 
 import pytest
 
+from test_roads import end
+
 PASSWORD = "correct horse battery"
 COOKIE = "__Host-hybridos"
 
@@ -364,6 +366,12 @@ def as_user(device, script, *words, user=SERVER, timeout=300):
     return device.run("python3", path, *words, user=user, timeout=timeout, check=True).stdout.split()
 
 
+def audited(device):
+    """Who was refused something of late."""
+    refused = json.loads(policy(device, "--json", "audit", "--limit", "50").stdout)
+    return {r["subject"]["value"] if isinstance(r["subject"], dict) else r["subject"] for r in refused}
+
+
 def test_a_bound_connection_needs_both(device, alice, token):
     answers = as_user(device, '''
 agent, unbound, bound = Agent(), bus(), bus()
@@ -383,10 +391,8 @@ show(log(nobody))
 ''', token)
     assert answers == ["answered", f"user:{alice}", "AccessDenied", "answered", "AccessDenied", "answered",
                        "AccessDenied", "AccessDenied", "AccessDenied", "anonymous", "AccessDenied"]
-    refused = json.loads(policy(device, "--json", "audit", "--limit", "50").stdout)
     uid = device.run("id", "-u", SERVER, check=True).stdout.strip()
-    subjects = {r["subject"]["value"] if isinstance(r["subject"], dict) else r["subject"] for r in refused}
-    assert f"uid:{uid} for user:{alice}" in subjects, subjects
+    assert f"uid:{uid} for user:{alice}" in audited(device)
 
 
 def test_what_is_taken_from_either_is_taken_from_the_connection(device, alice, token):
@@ -511,12 +517,24 @@ for i in range(1000):
     assert "test-bound-" not in policy(device, "token", "list").stdout
 
 
-def test_an_app_acts_for_who_asked_it(device, alice, token):
-    """The handle goes with a request: an app calls for its client what both may, and nothing else."""
-    app = device.user("test-acting", 61080, groups=("hybridos",))
+UID = 61080
+
+
+@pytest.fixture
+def acting(device, alice, token):
+    """The user of an app that may read statistics of the log and the policy's rules, and that everybody may ask."""
+    app = device.user("test-acting", UID, groups=("hybridos",))
     policy(device, "grant", "--id", "test-acting", f"unix:{app}", "endpoint.register", "endpoint.register:/test-acting",
            "log.statistics", "security.read")
-    policy(device, "grant", "--id", "test-acting-alice", f"user:{alice}", "endpoint.read:/test-acting")
+    policy(device, "grant", "--id", "test-acting-who", "anyone", "endpoint.read:/test-acting")
+    yield app
+    policy(device, "revoke", "test-acting", check=False)
+    policy(device, "revoke", "test-acting-who", check=False)
+    device.run("userdel", app)
+
+
+def test_an_app_acts_for_who_asked_it(device, alice, token, acting):
+    """The handle goes with a request: an app calls for its client what both may, and nothing else."""
     script = device.put_text("""
 echo
 for what in "org.hybridos.Log1 GetStatistics" "org.hybridos.Security1 ListRules"; do
@@ -526,7 +544,7 @@ for what in "org.hybridos.Log1 GetStatistics" "org.hybridos.Security1 ListRules"
 done
 h-ubus --for=4711 call org.hybridos.Log1 org.hybridos.Log1.GetStatistics >/dev/null 2>&1; echo "invented: $?"
 """, "acting.sh")
-    process = device.popen("h-ubus", "respond", "--endpoint=/test-acting", "--", "sh", script, user=app)
+    process = device.popen("h-ubus", "respond", "--endpoint=/test-acting", "--", "sh", script, user=acting)
     try:
         header = (f"Authorization: Bearer {token}",)
         device.wait(lambda: ask(device, "/test-acting", headers=header)[0] == 200, "the app answers")
@@ -534,11 +552,48 @@ h-ubus --for=4711 call org.hybridos.Log1 org.hybridos.Log1.GetStatistics >/dev/n
             f"GetStatistics for user:{alice}: 0", "GetStatistics: 0",
             f"ListRules for user:{alice}: 4", "ListRules: 0", "invented: 3"]
     finally:
-        process.kill()
-        process.wait()
-        policy(device, "revoke", "test-acting", check=False)
-        policy(device, "revoke", "test-acting-alice", check=False)
-        device.run("userdel", app)
+        end(process)
+
+
+# An app on the channel, which knows the bus only to act for its clients there. Blocking is good enough here.
+ACTING = AS_SERVER + '''
+import hybridos
+
+app, unbound, kept = hybridos.App("acting"), bus(), []
+
+def word(value):
+    return value if isinstance(value, str) else "answered"
+
+@app.endpoint("/test-acting")
+async def act(request):
+    if request.subpath == "/kept":  # of the last who asked the other path and has gone
+        handle, bound = kept[-1]
+        return [word(bind(bus(), handle)), word(log(bound)), word(security(bound, "ListRules"))]
+    bound = bus()
+    kept.append((request.handle, bound))
+    return [request.principal, word(bind(bound, request.handle)), word(log(bound)), word(security(bound, "ListRules")),
+            word(bind(bound, 0)), word(log(unbound)), word(security(unbound, "ListRules"))]
+
+app.run()
+'''
+
+
+def test_an_app_on_the_channel_acts_for_who_asked_it(device, alice, token, acting):
+    process = device.popen("python3", device.put_text(ACTING, "acting.py"), user=acting)
+    mine = (f"Authorization: Bearer {token}",)
+    says = lambda path="", headers=(): json.loads(ask(device, "/test-acting" + path, headers=headers)[2])
+    try:
+        device.wait(lambda: ask(device, "/test-acting")[0] == 200, "the app answers")
+        assert says() == ["anonymous", "anonymous", "AccessDenied", "AccessDenied", "AccessDenied", "answered", "answered"]
+        assert says(headers=mine) == [f"user:{alice}", f"user:{alice}", "answered", "AccessDenied", "AccessDenied", "answered",
+                                      "answered"]
+        # With its client goes the handle, but not what is bound already: that stands as long as the credential.
+        device.wait(lambda: says("/kept") == ["NotFound", "answered", "AccessDenied"], "the handle is void")
+        policy(device, "token", "remove", alice + "-bound")
+        assert says("/kept") == ["NotFound", "AccessDenied", "AccessDenied"]
+        assert f"uid:{UID} for user:{alice}" in audited(device)
+    finally:
+        end(process)
 
 
 # --- certificates of clients -------------------------------------------------------------------------

@@ -137,7 +137,7 @@ def pattern(size):
 def test_requests_and_answers(world):
     world.up()
     got = world.ask("/echo?a=%20b", "--data-binary", "hello", "--header", "x-test: v", "--include").lower()
-    for wanted in ("x-method: post", "x-query: a=%20b", "x-principal: anonymous", "x-test: v", "hello"):
+    for wanted in ("x-method: post", "x-query: a=%20b", "x-principal: anonymous", "x-handle: 0", "x-test: v", "hello"):
         assert wanted in got, got
     assert [world.status(f"/status/{n}") for n in (200, 204, 404, 599)] == [200, 204, 404, 599]
     assert world.status("/nothing") == 404

@@ -28,6 +28,7 @@ static void test_round_trip(void **state)
     assert_string_equal(side_field(f, ":path"), "/thermo/now");
     assert_string_equal(side_field(f, ":query"), "q=1");
     assert_string_equal(side_field(f, ":principal"), "anonymous");
+    assert_null(side_field(f, ":handle"));
     assert_string_equal(side_field(f, ":method"), "GET");
     assert_string_equal(side_field(f, "accept"), "*/*");
     side_fields(app, CHANNEL_RESPONSE, CHANNEL_END, 200, id, "21.5", 4, "content-type",
@@ -48,6 +49,34 @@ static void test_round_trip(void **state)
     assert_int_equal(f->stream, id + 2);
     assert_int_equal(agent_fake_rows(d->agent), rows);
     a->free_at_once = true;
+    side_send(app, CHANNEL_RESPONSE, CHANNEL_END, 204, f->stream, 0, NULL, 0);
+    wait_for(d, a->ended);
+    answer_free(a);
+    client_free(&c);
+    app_free(app);
+    device_free(d);
+}
+
+/* For whom an app may bind a connection to the bus goes along with what they ask. */
+static void test_handle(void **state)
+{
+    device *d = device_new(NULL, NULL);
+    client c;
+    answer *a;
+    side *app;
+    const hybus_frame *f;
+    char handle[24];
+
+    agent_fake_grant(d->agent, "token:reader", ALLOW_ALL);
+    registrar_channel(d, "/thermo", KEY);
+    app = app_attached(d, "/thermo", KEY);
+    client_new(d, &c, "reader");
+    a = request(&c, "GET", "/thermo", NULL, 0, true);
+    f = side_wait(d, app, CHANNEL_REQUEST);
+    assert_string_equal(side_field(f, ":principal"), "token:reader");
+    snprintf(handle, sizeof(handle), "%llu", (unsigned long long)endpoint_peer_handle(c.peer));
+    assert_string_not_equal(handle, "0");
+    assert_string_equal(side_field(f, ":handle"), handle);
     side_send(app, CHANNEL_RESPONSE, CHANNEL_END, 204, f->stream, 0, NULL, 0);
     wait_for(d, a->ended);
     answer_free(a);
@@ -1023,6 +1052,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_round_trip),
+        cmocka_unit_test(test_handle),
         cmocka_unit_test(test_requests_before_the_check),
         cmocka_unit_test(test_single_requests),
         cmocka_unit_test(test_listing),

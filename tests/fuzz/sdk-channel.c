@@ -16,6 +16,8 @@ static void on_request(hybridos_request *r, void *userdata)
     size_t size;
     hybridos_request_body(r, &size);
     const char *path = hybridos_request_subpath(r);
+    if (hybridos_request_handle(r) > CHANNEL_HANDLE_MAX)
+        abort();
     if (path[1] == 's' && hybridos_begin(r, 200, "text/plain") == 0)
         hybridos_write(r, path, 2);
     else if (path[1] == 'a')

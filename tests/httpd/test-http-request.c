@@ -152,6 +152,7 @@ static void test_fields(void **state)
                                        "forwarded",
                                        "connection",
                                        "bad name",
+                                       ":handle",
                                        ""};
     static const char *const answers[] = {"set-cookie",
                                           "connection",

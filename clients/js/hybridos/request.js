@@ -53,6 +53,8 @@ class Response {
   }
 }
 
+const toNumber = (text, max) => (/^\d+$/.test(text ?? '') && Number(text) <= max ? Number(text) : undefined);
+
 const toResponse = (answer) => (answer instanceof Response ? answer : new Response(answer));
 
 /** Something to wait for that happens again and again. */
@@ -82,6 +84,8 @@ class Request {
     this.path = special[':path'] ?? '';
     this.query = special[':query'] ?? '';
     this.principal = special[':principal'] ?? '';
+    // For Security1.Bind. What cannot be one is anonymous: whoever binds to that holds less, not more.
+    this.handle = toNumber(special[':handle'], wire.HANDLE_MAX) ?? 0;
     this.peer = special[':peer'] ?? '';
     this.protocol = special[':protocol'] ?? '';
     this.id = special[':id'] ?? '';
@@ -89,7 +93,7 @@ class Request {
     for (const [name, value] of fields) {
       if (!name.startsWith(':')) this.headers[name] = name in this.headers ? `${this.headers[name]}, ${value}` : value;
     }
-    this.#deadline = /^\d{1,10}$/.test(special[':deadline'] ?? '') ? Date.now() + Number(special[':deadline']) : Infinity;
+    this.#deadline = Date.now() + (toNumber(special[':deadline'], 0xffffffff) ?? Infinity);
     this.#link = link;
     this.#stream = stream;
     this.#pieces = body.length ? [body] : [];

@@ -72,6 +72,13 @@ def _check(pairs: list[tuple[str, str]]) -> Iterable[tuple[str, str]]:
         yield name, value
 
 
+def _number(text: str, limit: int) -> Optional[int]:
+    if not (text.isascii() and text.isdigit() and len(text) <= len(str(limit))):
+        return None
+    number = int(text)
+    return number if number <= limit else None
+
+
 def to_response(answer: Any) -> Response:
     if isinstance(answer, Response):
         return answer
@@ -92,6 +99,8 @@ class Request:
         self.path = special.get(":path", "")
         self.query = special.get(":query", "")
         self.principal = special.get(":principal", "")
+        # For Security1.Bind. What cannot be one is anonymous: whoever binds to that holds less, not more.
+        self.handle = _number(special.get(":handle", ""), wire.HANDLE_MAX) or 0
         self.peer = special.get(":peer", "")
         self.protocol = special.get(":protocol", "")
         self.id = special.get(":id", "")
@@ -100,9 +109,8 @@ class Request:
             if not name.startswith(":"):
                 old = self.headers.get(name)
                 self.headers[name] = value if old is None else f"{old}, {value}"
-        deadline = special.get(":deadline", "")
-        self._deadline = (time.monotonic() + int(deadline) / 1000
-                          if deadline.isascii() and deadline.isdigit() and len(deadline) < 11 else None)
+        deadline = _number(special.get(":deadline", ""), 2**32 - 1)
+        self._deadline = None if deadline is None else time.monotonic() + deadline / 1000
         self._link = link
         self._stream = stream
         self._pieces = [body] if body else []

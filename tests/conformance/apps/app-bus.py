@@ -83,7 +83,7 @@ def whole(request, body, done):
     if verb == "echo":
         return answer(200, body, "application/octet-stream", [
             ("x-method", request["method"]), ("x-query", request["query"]), ("x-principal", request["principal"]),
-            ("x-test", headers.get("x-test", ""))])
+            ("x-handle", str(int(request["handle"]))), ("x-test", headers.get("x-test", ""))])
     if verb == "status":
         return answer(int(argument))
     if verb == "large":

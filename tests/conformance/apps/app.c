@@ -3,6 +3,7 @@
 /* The conformance app in C: app NAMESPACE [--takeover]; see ../README.md. */
 
 #include <errno.h>
+#include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -79,9 +80,12 @@ static void echo(hybridos_request *r)
     size_t size;
     const void *body = hybridos_request_body(r, &size);
     const char *test = hybridos_request_field(r, "x-test");
+    char handle[24];
+    snprintf(handle, sizeof(handle), "%" PRIu64, hybridos_request_handle(r));
     hybridos_header(r, "X-Method", hybridos_request_method(r));
     hybridos_header(r, "x-query", hybridos_request_query(r));
     hybridos_header(r, "x-principal", hybridos_request_principal(r));
+    hybridos_header(r, "x-handle", handle);
     hybridos_header(r, "x-test", test ? test : "");
     hybridos_reply(r, 200, "application/octet-stream", body, size);
 }

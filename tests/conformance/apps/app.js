@@ -29,6 +29,7 @@ const whole = app.endpoint(namespace, async (request) => {
           'X-Method': request.method,
           'x-query': request.query,
           'x-principal': request.principal,
+          'x-handle': String(request.handle),
           'x-test': request.headers['x-test'] ?? '',
         },
       });

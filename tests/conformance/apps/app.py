@@ -33,7 +33,7 @@ async def whole(request):
     if verb == "echo":
         return hybridos.Response(await request.read(), headers={
             "x-method": request.method, "x-query": request.query, "x-principal": request.principal,
-            "x-test": request.headers.get("x-test", "")})
+            "x-handle": str(request.handle), "x-test": request.headers.get("x-test", "")})
     if verb == "status":
         return "", int(argument)
     if verb == "large":
