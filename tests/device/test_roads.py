@@ -144,6 +144,32 @@ def test_requests_and_answers(world):
     assert world.status("/fail") in (500, 502)
 
 
+# While the client stays connected, the app may act for it.
+BINDS = """
+import http.client, ssl, subprocess, sys
+client = http.client.HTTPSConnection("localhost", 8443, context=ssl._create_unverified_context())
+client.request("GET", sys.argv[1], headers={"authorization": "Bearer " + sys.argv[2]})
+answer = client.getresponse()
+answer.read()
+print(answer.headers["x-principal"], flush=True)
+subprocess.run(["busctl", "call", "org.hybridos.Security1", "/org/hybridos/Security1", "org.hybridos.Security1", "Bind", "t",
+                answer.headers["x-handle"]], check=True)
+"""
+
+
+def test_handle_of_who_asks(world):
+    world.up()
+    name = f"test-{world.namespace[1:]}"
+    secret = world.device.run("h-policy", "token", "add", name, check=True).stdout.split()[-1]
+    try:
+        world.grant(f"token:{name}", f"endpoint.read:{world.namespace}")
+        told = world.device.run("python3", world.device.put_text(BINDS, "binds.py"), world.namespace + "/echo", secret,
+                                user=USER, check=True).stdout
+        assert told == f'token:{name}\ns "token:{name}"\n'
+    finally:
+        world.device.run("h-policy", "token", "remove", name)
+
+
 def test_answer_later(world):
     world.up()
     later = world.device.popen("curl", "-sSk", f"https://localhost:8443{world.namespace}/later", stdout=subprocess.PIPE,
