@@ -34,7 +34,7 @@ PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
 BUSES = ('dbus-daemon', 'dbus-broker')
 DEFAULT_PORT = 8443
 # (kind, port inside the device, what is added to the base port)
-PUBLISHED = [('tcp', 8443, 0), ('udp', 5683, 1)]
+PUBLISHED = [('tcp', 8443, 0), ('udp', 5683, 1), ('tcp', 5683, 1), ('udp', 5684, 2), ('tcp', 5684, 2)]
 
 # What of this machine's root the device sees; every other top-level directory is empty there.
 KEPT = {'bin', 'sbin', 'lib', 'lib32', 'lib64', 'libx32', 'usr', 'etc', 'var'}

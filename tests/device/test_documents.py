@@ -106,9 +106,9 @@ def test_the_commands_of_the_readme(device, reader):
     for command in shown:
         if command.startswith('./hybridos ') and command.split()[1] in LEFT_OUT:
             continue
-        if command.startswith('coap-client'):  # the port that CoAP has in the device is moved on this machine
-            assert ':8444/' in command
-            assert '"uptime"' in reader.run(command.replace(':8444/', ':5683/'))
+        if command.startswith('coap-client'):  # the ports that CoAP has in the device are moved on this machine
+            assert ':8444/' in command or ':8445/' in command
+            assert '"uptime"' in reader.run(command.replace(':8444/', ':5683/').replace(':8445/', ':5684/'))
         elif ' logs -f ' in command:
             with reader.running(command) as (process, said):
                 device.wait(lambda: any('h-httpd' in line for line in list(said)), 'lines of the log')

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """./hybridos itself: what cannot work ends in one clear sentence, and nothing is left behind."""
+import contextlib
 import os
 import pathlib
 import re
@@ -272,13 +273,16 @@ def test_logs_of_one_unit():
 
 
 def free_port():
-    """One whose next is free for UDP, on all addresses."""
+    """One whose next two are free as well, for UDP and TCP, on all addresses."""
     while True:
-        with socket.socket() as tcp, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
-            tcp.bind(('', 0))
-            port = tcp.getsockname()[1]
+        with contextlib.ExitStack() as all_of_them:
+            bound = lambda kind, port: all_of_them.enter_context(socket.socket(socket.AF_INET, kind)).bind(('', port))
+            first = all_of_them.enter_context(socket.socket())
+            first.bind(('', 0))
+            port = first.getsockname()[1]
             try:
-                udp.bind(('', port + 1))
+                for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
+                    bound(kind, port + 1), bound(kind, port + 2)
                 return port
             except (OSError, OverflowError):
                 pass
@@ -307,6 +311,10 @@ def test_datagrams_are_carried_both_ways():
     assert watched.stdout.count('"uptime"') >= 2, watched
     if os.path.exists('/proc/net/if_inet6'):
         assert '"uptime"' in coap('[::1]', port + 1).stdout
+    for scheme, number in (('coap+tcp', port + 1), ('coaps', port + 2), ('coaps+tcp', port + 2)):
+        asked = subprocess.run(['coap-client-openssl', '-n', '-m', 'get', '-B', '30', f'{scheme}://127.0.0.1:{number}/system/status'],
+                               capture_output=True, text=True, timeout=120)
+        assert '"uptime"' in asked.stdout, (scheme, asked)
     assert script('stop').returncode == 0
     assert not leftovers()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
