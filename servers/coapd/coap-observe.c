@@ -16,6 +16,7 @@
  * and goes on when not too many acknowledgements are to be expected. */
 #define TURN_MAX 32u
 #define EXPECTED_MAX 128u
+#define READS_MAX 8u
 #define EXPECTED_USEC (100u * 1000u) /* who has not answered by then is far away, or gone */
 /* MAX_TRANSMIT_WAIT (RFC 7252, 4.8.2) and a little more: a message that could not even be sent is not
  * given up by anybody else. */
@@ -229,13 +230,17 @@ static void flush(CoapdObserver *o)
     }
 }
 
-/* When acknowledgements have come, or when it is too late for them. */
+/* When acknowledgements have come, or when it is too late for them; what has come and was not read yet, because
+ * this device is slow, is not late. */
 static bool is_quiet(Coapd *d)
 {
     uint64_t now = timer_now();
 
     if (now >= d->expected_until) {
+        for (unsigned i = 0; d->expected > 0 && i < READS_MAX && !coapd_read(d); i++)
+            ;
         d->expected = 0;
+        now = timer_now();
         d->expected_until = now + EXPECTED_USEC;
     }
     return d->expected < EXPECTED_MAX;

@@ -136,13 +136,13 @@ static void on_library(endpoint_timer *t)
     keep_time(list_entry(t, Coapd, library));
 }
 
-static int on_io(sd_event_source *source, int fd, uint32_t revents, void *userdata)
+bool coapd_read(Coapd *d)
 {
     struct epoll_event events[16];
-    Coapd *d = userdata;
+    int fd = coap_context_get_coap_fd(d->context), i;
 
     /* The library reads one datagram of each socket at a time. */
-    for (int i = 0; i < COAPD_EVENTS_PER_TURN; i++) {
+    for (i = 0; i < COAPD_EVENTS_PER_TURN; i++) {
         int n = epoll_wait(fd, events, ELEMENTS(events), 0);
 
         if (n <= 0)
@@ -152,6 +152,12 @@ static int on_io(sd_event_source *source, int fd, uint32_t revents, void *userda
         coap_io_do_epoll(d->context, events, (size_t)n);
     }
     keep_time(d);
+    return i < COAPD_EVENTS_PER_TURN;
+}
+
+static int on_io(sd_event_source *source, int fd, uint32_t revents, void *userdata)
+{
+    (void)coapd_read(userdata);
     return 0;
 }
 

@@ -236,6 +236,8 @@ int coapd_reconfigure(Coapd *d, const coapd_settings *settings);
 void coapd_settings_to_core(const coapd_settings *s, endpoint_settings *ret);
 void coapd_drain(Coapd *d);
 directory_limits coapd_directory_limits(const coapd_settings *s);
+/* Takes some of what has come over UDP; false: there may be more. */
+bool coapd_read(Coapd *d);
 void coapd_policy_settled(Coapd *d, uint64_t generation);
 void coapd_statistics(Coapd *d, endpoint_counter_each each, void *to);
 
