@@ -20,7 +20,7 @@ typedef struct waiter {
     CoapdUpstream *upstream; /* of its own, when it is no GET */
     uint8_t *body;
     size_t size;
-    bool too_large;
+    bool too_large, again;
 } waiter;
 
 /* One GET for all who ask the same at the same time. */
@@ -28,6 +28,7 @@ typedef struct fetch {
     list node, waiters;
     CoapdNode *of;
     CoapdUpstream *upstream;
+    bool again; /* in another format */
     char key[];
 } fetch;
 
@@ -168,17 +169,38 @@ static void add_validity(hybridos_request *r, const coapd_etag *e, uint32_t max_
     (void)hybridos_header(r, "vary", "accept");
 }
 
-/* What the node said then. */
+static int accept_of(const char *text, uint32_t *ret);
+
+/* What the client takes instead of what the node has said; false: that, or something that cannot be made. */
+static bool convert(const waiter *w, uint32_t format, const void *body, size_t size, uint32_t *ret_format,
+                    uint8_t **ret, size_t *ret_size)
+{
+    uint32_t accept;
+
+    if (accept_of(hybridos_request_field(w->request, "accept"), &accept) < 0 || accept == COAPD_FORMAT_NONE ||
+        accept == format || coapd_convert(format, accept, body, size, ret, ret_size) < 0)
+        return false;
+    *ret_format = accept;
+    return true;
+}
+
+/* What the node said then. Its tag is not one of what was made of it. */
 static void reply_cached(waiter *w, const coapd_cached *e, bool fresh)
 {
     bool known = lists_etag(hybridos_request_field(w->request, "if-none-match"), &e->etag);
+    _cleanup_(freep) uint8_t *made = NULL;
+    uint32_t format;
+    size_t size;
+    bool converted = convert(w, e->format, e->body, e->size, &format, &made, &size);
 
-    add_validity(w->request, &e->etag, e->max_age);
+    add_validity(w->request, converted ? &(coapd_etag){} : &e->etag, e->max_age);
     if (!fresh) {
         w->of->coapd->counters.node_cached++;
         add_number(w->request, "age", "", coapd_cached_age(e, timer_now()));
     }
-    if (known)
+    if (converted)
+        reply(w, 200, type_of(format), made, size);
+    else if (known)
         reply(w, 304, NULL, NULL, 0);
     else
         reply(w, 200, type_of(e->format), e->body, e->size);
@@ -187,8 +209,22 @@ static void reply_cached(waiter *w, const coapd_cached *e, bool fresh)
 static void reply_told(waiter *w, const coapd_told *t)
 {
     bool get = streq(hybridos_request_method(w->request), "GET");
+    _cleanup_(freep) uint8_t *made = NULL;
     char location[512];
+    uint32_t format;
+    size_t size;
 
+    if (COAP_RESPONSE_CLASS(t->code) == 2 && t->size > 0 &&
+        convert(w, t->format, t->body, t->size, &format, &made, &size)) {
+        coapd_told other = *t;
+
+        other.etag.size = 0;
+        other.format = format;
+        other.body = made;
+        other.size = size;
+        reply_told(w, &other);
+        return;
+    }
     if (t->code == COAP_RESPONSE_CODE(201) && t->location[0]) {
         snprintf(location, sizeof(location), "%s%s", hybridos_endpoint_namespace(w->of->endpoint),
                  t->location);
@@ -322,6 +358,14 @@ static uint64_t patience(const CoapdNode *n, const hybridos_request *r)
     return MIN_OF(n->coapd->settings->node_timeout, left * 9 / 10) + 1000;
 }
 
+/* JSON is CBOR in other words, and the other way round. */
+static uint32_t other_format(uint32_t format)
+{
+    return format == COAPD_FORMAT_JSON   ? COAPD_FORMAT_CBOR
+           : format == COAPD_FORMAT_CBOR ? COAPD_FORMAT_JSON
+                                         : COAPD_FORMAT_NONE;
+}
+
 /* --- GET: once for all who ask ------------------------------------------------------------------
  */
 
@@ -343,6 +387,29 @@ static fetch *fetch_find(CoapdNode *n, const char *key)
     return NULL;
 }
 
+static void on_fetched(int error, const coapd_told *t, bool end, void *userdata);
+
+/* The node does not have what is wanted, but maybe what that can be made of. */
+static bool fetch_other(fetch *f)
+{
+    CoapdNode *n = f->of;
+    const waiter *w = list_empty(&f->waiters) ? NULL : list_entry(f->waiters.next, waiter, node);
+    const coapd_cached *e;
+    coapd_ask a;
+
+    if (!w || f->again || !n->session || make_ask(w->request, &a) != 0)
+        return false;
+    f->again = true;
+    a.accept = other_format(a.accept);
+    if (a.accept == COAPD_FORMAT_NONE)
+        return false;
+    e = coapd_cache_find(n->coapd->cache, n, f->key);
+    if (e && e->etag.size > 0)
+        a.etags[a.n_etags++] = e->etag;
+    n->coapd->counters.node_requests++;
+    return coapd_upstream_ask(n->session, &a, patience(n, w->request), on_fetched, f, &f->upstream) >= 0;
+}
+
 static void on_fetched(int error, const coapd_told *t, bool end, void *userdata)
 {
     fetch *f = userdata;
@@ -353,6 +420,8 @@ static void on_fetched(int error, const coapd_told *t, bool end, void *userdata)
     bool kept = false;
 
     f->upstream = NULL;
+    if (error == 0 && t->code == COAP_RESPONSE_CODE(406) && fetch_other(f))
+        return;
     if (error == 0 && t->code == COAP_RESPONSE_CODE(203) && e) {
         e->received_usec = now;
         e->max_age = t->has_max_age ? t->max_age : 60;
@@ -452,12 +521,39 @@ static void get(waiter *w, coapd_ask *a)
 /* --- everything else is asked of the node each time ---------------------------------------------
  */
 
+static void on_told(int error, const coapd_told *t, bool end, void *userdata);
+
+/* The node does not take what was sent, but maybe what that can be made into. */
+static bool tell_other(waiter *w)
+{
+    CoapdNode *n = w->of;
+    uint8_t *made = NULL;
+    size_t size;
+    coapd_ask a;
+    uint32_t from;
+
+    if (w->again || !n->session || make_ask(w->request, &a) != 0)
+        return false;
+    w->again = true;
+    from = a.format;
+    a.format = other_format(from);
+    if (a.format == COAPD_FORMAT_NONE || coapd_convert(from, a.format, w->body, w->size, &made, &size) < 0)
+        return false;
+    free(w->body);
+    a.body = w->body = made;
+    a.size = w->size = size;
+    n->coapd->counters.node_requests++;
+    return coapd_upstream_ask(n->session, &a, patience(n, w->request), on_told, w, &w->upstream) >= 0;
+}
+
 static void on_told(int error, const coapd_told *t, bool end, void *userdata)
 {
     waiter *w = userdata;
     CoapdNode *n = w->of;
 
     w->upstream = NULL;
+    if (error == 0 && t->code == COAP_RESPONSE_CODE(415) && tell_other(w))
+        return;
     if (error < 0) {
         reply_error(w, error);
         return;

@@ -461,6 +461,50 @@ def test_blocks(world):
     assert world.coap.counters()['held_bytes'] < 1 << 20
 
 
+def test_json_and_cbor(world):
+    """A client of one is served by a node of the other."""
+    node = lamp(world, 'lamp')
+    cbor, json = bytes.fromhex('a1616101'), b'{"a":1}'
+    wants = {'headers': [('accept', 'application/json, text/html;q=0.5')]}
+    stream = world.server.request('/light', **wants)
+    asked = node.asked()
+    assert asked.uint('accept') == 50, asked
+    node.answer(asked, '4.06')
+    asked = node.asked()
+    assert asked.uint('accept') == 60 and path_of(asked) == '/light', asked
+    node.answer(asked, '2.05', ('etag', b'v1'), ('format', 60), ('max-age', 0), payload=cbor)
+    told = world.server.answer(stream)
+    assert (told.status, told.body, told.fields['content-type']) == (200, json, 'application/json'), told.fields
+    assert 'etag' not in told.fields, told.fields  # it is that of another representation
+    stream = world.server.request('/light', **wants)
+    node.answer(node.asked(), '4.06')
+    asked = node.asked()
+    assert asked.get('etag') == b'v1' and asked.uint('accept') == 60, asked
+    node.answer(asked, '2.03', ('etag', b'v1'), ('max-age', 60))
+    assert world.server.answer(stream).body == json
+    told = world.server.get('/light', **wants)
+    assert told.body == json and 'age' in told.fields, told.fields
+    _, told = exchange(world, node, '/cbor', '2.05', ('format', 50), payload=json, headers=[('accept', 'application/cbor')])
+    assert (told.body, told.fields['content-type']) == (cbor, 'application/cbor'), told
+    _, told = exchange(world, node, '/any', '2.05', ('format', 60), payload=cbor)
+    assert (told.body, told.fields['content-type']) == (cbor, 'application/cbor'), told
+    stream = world.server.request('/none', **wants)
+    node.answer(node.asked(), '4.06')
+    node.answer(node.asked(), '4.06')
+    assert world.server.answer(stream).status == 406
+    for body, code, status in ((json, '2.04', 204), (json, '4.15', 415)):
+        stream = world.server.request('/light', method='PUT', body=body, headers=[('content-type', 'application/json')])
+        asked = node.asked()
+        assert asked.uint('format') == 50 and asked.payload == json, asked
+        node.answer(asked, '4.15')
+        asked = node.asked()
+        assert asked.uint('format') == 60 and asked.payload == cbor, asked
+        node.answer(asked, code)
+        assert world.server.answer(stream).status == status
+    _, told = exchange(world, node, '/light', '4.15', method='PUT', body=b'{', headers=[('content-type', 'application/json')])
+    assert told.status == 415
+
+
 def test_a_node_that_sleeps(world):
     node = lamp(world, 'lamp')
     _, told = exchange(world, node, '/light', '2.05', ('max-age', 0), payload=b'old')

@@ -6,13 +6,18 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
+import sys
 import threading
 
 import pytest
 
 import packages
 import simulated
+
+sys.path.insert(0, str(simulated.ROOT / 'tests/coapd'))
+import coap as bytewise
 
 HERE = simulated.ROOT / 'tests/device/nodes'
 FOLDER = '/run/hybridos-tests/nodes'
@@ -209,6 +214,59 @@ def test_a_node_over_dtls(device, key):
     node = Node(device, *command, 'back')
     device.wait(lambda: device.curl('/nodes/sensor/value').stdout == 'back', 'the sensor to be back')
     node.close()
+
+
+def test_libcoaps_server_is_a_node(device, peers):
+    """It does not register by itself: its port is lent to a client that does so for it."""
+    told = coap(device, '-p', '56840', '-m', 'post', '-t', '40', '-e', '</time>;rt="clock"', 'coap://127.0.0.1/rd?ep=bulb')
+    assert not told.stderr, told.stderr
+    server = device.popen('/usr/bin/coap-server-notls', '-A', '127.0.0.1', '-p', '56840', stdout=subprocess.DEVNULL,
+                          stderr=subprocess.DEVNULL)
+    try:
+        device.wait(lambda: device.status('/nodes/bulb/time') == 200, 'the server to be reachable')
+        assert re.search(r'[0-9]{2}:[0-9]{2}:[0-9]{2}', device.curl('/nodes/bulb/time', '--http2').stdout)
+        assert device.status('/nodes/bulb/nothing') == 404
+        watched = device.curl('/nodes/bulb/time', '--no-buffer', '--header', 'accept: text/event-stream', '--max-time', '5').stdout
+        assert len(set(re.findall(r'[0-9]{2}:[0-9]{2}:[0-9]{2}', watched))) >= 2, watched
+    finally:
+        for pid in simulated.children(server.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, 15)
+        server.wait(60)
+        device.run(*CALL, 'RemoveNode', 's', 'bulb', check=True)
+
+
+@contextlib.contextmanager
+def denied(device, permission):
+    rule = '/etc/hybridos/policy.d/95-nodes-blocks.policy'
+    device.write(rule, f'[deny nodes-blocks]\nTo = anonymous anyone\nPermission = {permission}\n')
+    device.run('h-policy', 'reload', check=True)
+    try:
+        yield
+    finally:
+        device.run('rm', rule, check=True)
+        device.run('h-policy', 'reload', check=True)
+
+
+def test_a_revoked_right_cuts_a_transfer_in_blocks(device, lamp):
+    """After the command has returned there is not one block more, either way."""
+    client = bytewise.Client.__new__(bytewise.Client)
+    client.socket, client.mid = device.socket(socket.SOCK_DGRAM), 1
+    client.socket.settimeout(60)
+    client.socket.connect(('127.0.0.1', 5683))
+    block = bytewise.block
+    got = client.request('GET', '/system/status', ('block2', block(0, False, 2)))
+    assert got.text == '2.05' and got.block('block2') == (0, True, 2), got
+    got = client.request('PUT', '/nodes/lamp/big', ('format', 42), ('block1', block(0, True, 2)), payload=b'x' * 64)
+    assert got.text == '2.31', got
+    with denied(device, 'endpoint.read:/system/status endpoint.write:/nodes/lamp'):
+        got = client.request('GET', '/system/status', ('block2', block(1, False, 2)))
+        assert got.text == '4.01', got
+        got = client.request('PUT', '/nodes/lamp/big', ('format', 42), ('block1', block(1, False, 2)), payload=b'x' * 64)
+        assert got.text in ('4.01', '4.08'), got
+    assert device.curl('/nodes/lamp/big', '--output', '/dev/null', '--write-out', '%{size_download}').stdout != '128'
+    assert client.request('GET', '/system/status', ('block2', block(1, False, 2))).text == '2.05'
+    client.socket.close()
 
 
 def test_a_node_is_removed(device, peers):
