@@ -73,5 +73,5 @@ bool coapd_cookie_good(const Coapd *d, const endpoint_address *remote, const uin
  */
 /* Before JSON is used: what it frees is wiped. */
 void coapd_nodes_init(void);
-/* `changed` is settled when what is no longer good is gone. */
-void coapd_nodes_fetch(Coapd *d, hybus_agent_changed changed, uint64_t generation);
+/* Settles COAPD_SETTLE_KEYS when what is no longer good is gone. */
+void coapd_nodes_fetch(Coapd *d);

@@ -141,8 +141,8 @@ void coapd_rd_forget(CoapdExchange *x);
 void coapd_rd_session_over(CoapdSession *s);
 void coapd_rd_init(Coapd *d);
 void coapd_rd_done(Coapd *d);
-/* The policy has moved: who may still be here? Tells the agent when that is settled. */
-void coapd_rd_recheck(Coapd *d, uint64_t generation);
+/* The policy has moved: who may still be here? Settles COAPD_SETTLE_NODES. */
+void coapd_rd_recheck(Coapd *d);
 /* The node goes while it is asked whether it may stay. */
 void coapd_rd_rechecked(CoapdNode *n);
 /* Its own links for /.well-known/core. */

@@ -22,8 +22,7 @@ static void wiping_free(void *p)
 static void finish(Coapd *d)
 {
     d->nodes.question = NULL;
-    if (d->nodes.settle)
-        hybus_agent_settled(d->agent, d->nodes.changed, d, d->nodes.settle);
+    coapd_policy_settled(d, COAPD_SETTLE_KEYS);
 }
 
 static int add(Coapd *d, const json_t *one)
@@ -114,10 +113,8 @@ static void ask(Coapd *d)
         on_reply(NULL, 0, r, d);
 }
 
-void coapd_nodes_fetch(Coapd *d, hybus_agent_changed changed, uint64_t generation)
+void coapd_nodes_fetch(Coapd *d)
 {
-    d->nodes.changed = changed;
-    d->nodes.settle = generation;
     hybus_agent_question_cancel(TAKE_PTR(d->nodes.question));
     start(d);
 }

@@ -594,10 +594,8 @@ size_t coapd_rd_links(const Coapd *d, const coapd_filters *f, FILE *file, size_t
 
 static void settle(Coapd *d)
 {
-    if (d->rechecking == 0 && d->recheck_settle) {
-        d->recheck_settle = false;
-        coapd_policy_settled(d, d->recheck_generation);
-    }
+    if (d->rechecking == 0)
+        coapd_policy_settled(d, COAPD_SETTLE_NODES);
 }
 
 void coapd_rd_rechecked(CoapdNode *n)
@@ -621,10 +619,8 @@ static void on_recheck(int error, const char *audit, void *userdata)
     settle(d);
 }
 
-void coapd_rd_recheck(Coapd *d, uint64_t generation)
+void coapd_rd_recheck(Coapd *d)
 {
-    d->recheck_settle = true;
-    d->recheck_generation = generation;
     d->rechecking++; /* nothing settles before all have been asked */
     list_for_each(p, &d->directory.nodes)
     {

@@ -166,19 +166,23 @@ static int on_io(sd_event_source *source, int fd, uint32_t revents, void *userda
 
 static void on_policy_changed(hybus_agent *agent, uint64_t generation, void *userdata)
 {
-    coapd_exchanges_recheck(userdata);
-    coapd_strangers_check(userdata);
-    coapd_nodes_fetch(userdata, on_policy_changed, generation);
+    Coapd *d = userdata;
+
+    d->settle_generation = generation;
+    d->unsettled = COAPD_SETTLE_KEYS | COAPD_SETTLE_NODES;
+    coapd_exchanges_recheck(d);
+    coapd_strangers_check(d);
+    coapd_nodes_fetch(d);
+    coapd_rd_recheck(d);
 }
 
-static void on_nodes_policy_changed(hybus_agent *agent, uint64_t generation, void *userdata)
+void coapd_policy_settled(Coapd *d, unsigned part)
 {
-    coapd_rd_recheck(userdata, generation);
-}
-
-void coapd_policy_settled(Coapd *d, uint64_t generation)
-{
-    hybus_agent_settled(d->agent, on_nodes_policy_changed, d, generation);
+    if (!(d->unsettled & part))
+        return;
+    d->unsettled &= ~part;
+    if (d->unsettled == 0)
+        hybus_agent_settled(d->agent, on_policy_changed, d, d->settle_generation);
 }
 
 directory_limits coapd_directory_limits(const coapd_settings *s)
@@ -280,8 +284,7 @@ void coapd_set_core(Coapd *d, endpoint_core *core, hybus_agent *agent)
 {
     d->core = core;
     d->agent = agent;
-    if (agent && (hybus_agent_add_changed(agent, on_policy_changed, d) < 0 ||
-                  hybus_agent_add_changed(agent, on_nodes_policy_changed, d) < 0))
+    if (agent && hybus_agent_add_changed(agent, on_policy_changed, d) < 0)
         d->agent = NULL;
     coapd_strangers_check(d);
 }
@@ -304,10 +307,8 @@ void coapd_free(Coapd *d)
     d->freeing = true;
     if (d->agent)
         hybus_agent_remove_changed(d->agent, on_policy_changed, d);
-    if (d->agent)
-        hybus_agent_remove_changed(d->agent, on_nodes_policy_changed, d);
     hybus_agent_question_cancel(d->nodes.question);
-    d->recheck_settle = false;
+    d->unsettled = 0;
     sd_event_source_disable_unref(d->io);
     coapd_rd_done(d);
     if (d->context) {

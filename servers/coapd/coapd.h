@@ -198,8 +198,6 @@ struct Coapd {
     struct CoapdSecrets *secrets;   /* coap-tls.c */
     struct {
         hybus_agent_question *question;
-        hybus_agent_changed changed;
-        uint64_t settle;
         long long generation;
         size_t known;
     } nodes; /* coap-nodes.c */
@@ -212,8 +210,8 @@ struct Coapd {
     endpoint_timer node_expiry;
     list simple; /* simple registrations on their way */
     size_t n_simple, n_upstream, rechecking;
-    uint64_t recheck_generation;
-    bool recheck_settle;
+    uint64_t settle_generation;
+    unsigned unsettled; /* COAPD_SETTLE_: what is still being looked at since the policy has moved */
     bool (*judge)(const char *permission); /* of a test; without an agent */
     const char *registrar;                 /* NULL: the real one */
     hybridos_app *app;
@@ -238,7 +236,10 @@ void coapd_drain(Coapd *d);
 directory_limits coapd_directory_limits(const coapd_settings *s);
 /* Takes some of what has come over UDP; false: there may be more. */
 bool coapd_read(Coapd *d);
-void coapd_policy_settled(Coapd *d, uint64_t generation);
+#define COAPD_SETTLE_KEYS 1u  /* those whose key is gone have lost their sessions */
+#define COAPD_SETTLE_NODES 2u /* nodes that may not be here any more are gone */
+/* The agent is told when nothing is left. */
+void coapd_policy_settled(Coapd *d, unsigned part);
 void coapd_statistics(Coapd *d, endpoint_counter_each each, void *to);
 
 /* --- coap-listen.c ------------------------------------------------------------------------------
