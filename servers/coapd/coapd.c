@@ -63,16 +63,11 @@ static int stop(hybus_daemon *d, void *userdata)
 
 static int make_core(Manager *m, int channel)
 {
-    endpoint_options options = {.server = "coapd",
-                                .protocol = "coap",
-                                .event = hybus_daemon_event(m->daemon),
-                                .bus = hybus_daemon_bus(m->daemon),
-                                .agent = hybus_daemon_agent(m->daemon),
-                                .listen_fd = channel};
+    endpoint_settings settings = {};
     int r;
 
-    coapd_settings_to_core(hybus_daemon_settings(m->daemon), &options.settings);
-    r = endpoint_core_new(&options, &m->core);
+    coapd_settings_to_core(hybus_daemon_settings(m->daemon), &settings);
+    r = endpoint_core_of_daemon(m->daemon, "coapd", "coap", channel, &settings, &m->core);
     if (r < 0)
         return hybus_log_errno(LOG_ERR, r, "cannot set up the endpoint core");
     coapd_set_core(m->coapd, m->core, hybus_daemon_agent(m->daemon));

@@ -160,6 +160,20 @@ int endpoint_core_new(const endpoint_options *o, endpoint_core **ret)
     return 0;
 }
 
+int endpoint_core_of_daemon(hybus_daemon *d, const char *server, const char *protocol, int listen_fd,
+                            const endpoint_settings *settings, endpoint_core **ret)
+{
+    const endpoint_options options = {.server = server,
+                                      .protocol = protocol,
+                                      .event = hybus_daemon_event(d),
+                                      .bus = hybus_daemon_bus(d),
+                                      .agent = hybus_daemon_agent(d),
+                                      .listen_fd = listen_fd,
+                                      .settings = *settings};
+
+    return endpoint_core_new(&options, ret);
+}
+
 /* Peers, requests and watches are the server's and have been freed; the agent must not be
  * dispatched any more, since it knows us by pointer. */
 void endpoint_core_free(endpoint_core *c)

@@ -12,6 +12,7 @@
 #include <systemd/sd-event.h>
 
 #include <hybus/agent.h>
+#include <hybus/daemon.h>
 #include <hybus/frame.h>
 
 typedef struct endpoint_core endpoint_core;
@@ -46,6 +47,9 @@ typedef struct endpoint_options {
 } endpoint_options;
 
 int endpoint_core_new(const endpoint_options *options, endpoint_core **ret);
+/* Of a connected daemon: its loop, bus and agent. */
+int endpoint_core_of_daemon(hybus_daemon *d, const char *server, const char *protocol, int listen_fd,
+                            const endpoint_settings *settings, endpoint_core **ret);
 void endpoint_core_free(endpoint_core *c);
 HYBUS_DEFINE_CLEANUP(endpoint_core, endpoint_core_free)
 

@@ -83,16 +83,11 @@ static int take_sockets(Manager *m, int *ret_channel)
 
 static int make_core(Manager *m, int channel)
 {
-    endpoint_options options = {.server = "httpd",
-                                .protocol = "http",
-                                .event = hybus_daemon_event(m->daemon),
-                                .bus = hybus_daemon_bus(m->daemon),
-                                .agent = hybus_daemon_agent(m->daemon),
-                                .listen_fd = channel};
+    endpoint_settings settings = {};
     int r;
 
-    http_settings_to_core(hybus_daemon_settings(m->daemon), &options.settings);
-    r = endpoint_core_new(&options, &m->core);
+    http_settings_to_core(hybus_daemon_settings(m->daemon), &settings);
+    r = endpoint_core_of_daemon(m->daemon, "httpd", "http", channel, &settings, &m->core);
     if (r < 0)
         return hybus_log_errno(LOG_ERR, r, "cannot set up the endpoint core");
     r = http_set_core(m->http, m->core, hybus_daemon_agent(m->daemon));
