@@ -262,7 +262,8 @@ static int on_turn(sd_event_source *source, void *userdata)
 {
     Coapd *d = userdata;
 
-    for (unsigned i = 0; i < TURN_MAX && !list_empty(&d->due) && is_quiet(d); i++)
+    /* To look whether it is quiet may read, after which nobody may be left. */
+    for (unsigned i = 0; i < TURN_MAX && is_quiet(d) && !list_empty(&d->due); i++)
         take_turn(list_entry(d->due.next, CoapdObserver, due));
     if (is_quiet(d))
         wake(d);
