@@ -136,6 +136,15 @@ static void on_library(endpoint_timer *t)
     keep_time(list_entry(t, Coapd, library));
 }
 
+/* Not each turn: it looks at all sessions. */
+static void keep_time_soon(Coapd *d)
+{
+    uint64_t soon = timer_now() + COAPD_LIBRARY_USEC;
+
+    if (list_empty(&d->library.node) || d->library.when > soon)
+        timer_start(&d->timers, TIMERS_SHORT, &d->library, soon);
+}
+
 bool coapd_read(Coapd *d)
 {
     struct epoll_event events[16];
@@ -151,7 +160,7 @@ bool coapd_read(Coapd *d)
             coapd_peek(d);
         coap_io_do_epoll(d->context, events, (size_t)n);
     }
-    keep_time(d);
+    keep_time_soon(d);
     return i < COAPD_EVENTS_PER_TURN;
 }
 

@@ -31,6 +31,7 @@
 #define COAPD_HISTORY (16u * 1024u)         /* of these, blocks that were sent already */
 #define COAPD_HELD_BYTES (32u << 20)        /* of all answers */
 #define COAPD_EVENTS_PER_TURN 64
+#define COAPD_LIBRARY_USEC (100u * 1000u) /* until it is asked when it wants to be called */
 
 #define COAPD_RESERVED 8u                   /* one in so many observers is kept for the known */
 #define COAPD_DATAGRAM_MAX 1152u            /* MAX_MESSAGE of RFC 7252, 4.6 */
