@@ -39,9 +39,9 @@ enum channel_type {
     CHANNEL_CREDIT = 0x24,
     CHANNEL_NOTIFY = 0x30,
     CHANNEL_WATCH = 0x31,
-    CHANNEL_SESSION = 0x40, /* reserved */
-    CHANNEL_MESSAGE = 0x41, /* reserved */
-    CHANNEL_CLOSE = 0x42,   /* reserved */
+    CHANNEL_SESSION = 0x40,   /* reserved */
+    CHANNEL_MESSAGE = 0x41,   /* reserved */
+    CHANNEL_CLOSE = 0x42,     /* reserved */
     CHANNEL_IGNORABLE = 0x80, /* and above: skip what you do not know */
     CHANNEL_RESUME = 0x81,
     CHANNEL_RESUMED = 0x82,

@@ -345,18 +345,20 @@ int hybus_agent_login(hybus_agent *a, const hybus_connection *c, const char *use
                       hybus_agent_question **ret)
 {
     return ask_login(a,
-                     json_pack("{ss ss ss ss ss* ss*}", "op", "login", "user", user, "secret", password,
-                               "protocol", strempty(c->protocol), "peer", c->peer, "tls", c->tls),
+                     json_pack("{ss ss ss ss ss* ss*}", "op", "login", "user", user, "secret",
+                               password, "protocol", strempty(c->protocol), "peer", c->peer, "tls",
+                               c->tls),
                      f, userdata, ret);
 }
 
-int hybus_agent_own_password(hybus_agent *a, const hybus_connection *c, const char *old, const char *new,
-                             hybus_login_callback f, void *userdata, hybus_agent_question **ret)
+int hybus_agent_own_password(hybus_agent *a, const hybus_connection *c, const char *old,
+                             const char *new, hybus_login_callback f, void *userdata,
+                             hybus_agent_question **ret)
 {
     return ask_login(a,
-                     json_pack("{ss ss ss ss ss ss* ss*}", "op", "own-password", "bearer", strempty(c->bearer),
-                               "secret", old, "new", new, "protocol", strempty(c->protocol), "peer", c->peer,
-                               "tls", c->tls),
+                     json_pack("{ss ss ss ss ss ss* ss*}", "op", "own-password", "bearer",
+                               strempty(c->bearer), "secret", old, "new", new, "protocol",
+                               strempty(c->protocol), "peer", c->peer, "tls", c->tls),
                      f, userdata, ret);
 }
 
@@ -390,8 +392,8 @@ void hybus_agent_question_cancel(hybus_agent_question *q)
     if (!q)
         return;
     if (q->patient)
-        agent_send_note(q->agent, json_pack("{ss sI}", "op", "withdraw", "question", (json_int_t)q->id),
-                        false);
+        agent_send_note(
+            q->agent, json_pack("{ss sI}", "op", "withdraw", "question", (json_int_t)q->id), false);
     question_free(q);
 }
 
@@ -412,8 +414,8 @@ bool hybus_agent_unjudged(hybus_agent *a, const hybus_subject *subject, const ch
                           const char *audit, const char *interface, const char *member,
                           uint64_t count)
 {
-    json_t *o = json_pack("{ss ss ss* ss* ss* sI}", "op", "unjudged", "reason", reason, "audit", audit,
-                          "interface", interface, "member", member, "count",
+    json_t *o = json_pack("{ss ss ss* ss* ss* sI}", "op", "unjudged", "reason", reason, "audit",
+                          audit, "interface", interface, "member", member, "count",
                           (json_int_t)MIN_OF(count, (uint64_t)1 << 53));
 
     if (o && subject_json(o, subject) != 0) {
@@ -423,14 +425,14 @@ bool hybus_agent_unjudged(hybus_agent *a, const hybus_subject *subject, const ch
     return agent_send_note(a, o, true);
 }
 
-bool hybus_agent_bus_refused(hybus_agent *a, const hybus_subject *subject, const hybus_refusal *refusal,
-                             uint64_t count)
+bool hybus_agent_bus_refused(hybus_agent *a, const hybus_subject *subject,
+                             const hybus_refusal *refusal, uint64_t count)
 {
     const char type[] = {refusal->type, '\0'};
-    json_t *o = json_pack("{ss ss sb ss* ss* ss* ss* sI}", "op", "bus-refused", "type", type, "receive",
-                          (int)refusal->receive, "destination", refusal->destination, "interface",
-                          refusal->interface, "member", refusal->member, "path", refusal->path, "count",
-                          (json_int_t)MIN_OF(count, (uint64_t)1 << 53));
+    json_t *o = json_pack("{ss ss sb ss* ss* ss* ss* sI}", "op", "bus-refused", "type", type,
+                          "receive", (int)refusal->receive, "destination", refusal->destination,
+                          "interface", refusal->interface, "member", refusal->member, "path",
+                          refusal->path, "count", (json_int_t)MIN_OF(count, (uint64_t)1 << 53));
 
     if (o && subject_json(o, subject) != 0) {
         json_decref(o);
@@ -511,9 +513,9 @@ static uint64_t hidden(const json_t *list)
     const json_t *one;
     size_t i;
 
-    json_array_foreach (list, i, one)
-        if (json_integer_value(one) >= 0 && json_integer_value(one) < 64)
-            mask |= UINT64_C(1) << json_integer_value(one);
+    json_array_foreach(list, i,
+                       one) if (json_integer_value(one) >= 0 && json_integer_value(one) < 64)
+        mask |= UINT64_C(1) << json_integer_value(one);
     return mask;
 }
 
@@ -540,7 +542,8 @@ static bool is_put_off(hybus_agent_question *q, const json_t *answer)
     (void)sd_event_now(a->event, CLOCK_MONOTONIC, &now);
     TAILQ_REMOVE(&a->asked, q, queue);
     q->patient = true;
-    q->deadline_usec = now + MIN_OF(wait, (uint64_t)HYBUS_AGENT_WAIT_MAX_USEC) + HYBUS_AGENT_DEADLINE_USEC;
+    q->deadline_usec =
+        now + MIN_OF(wait, (uint64_t)HYBUS_AGENT_WAIT_MAX_USEC) + HYBUS_AGENT_DEADLINE_USEC;
     TAILQ_INSERT_TAIL(&a->patient, q, queue);
     agent_arm_deadline(a);
     return true;
@@ -560,7 +563,8 @@ static void answer_judge(hybus_agent_question *q, const json_t *answer)
 
     if (r == 0 && is_put_off(q, answer))
         return;
-    v.wants_arguments = streq(strempty(json_string_value(json_object_get(answer, "want"))), "arguments");
+    v.wants_arguments =
+        streq(strempty(json_string_value(json_object_get(answer, "want"))), "arguments");
     v.hide = hidden(json_object_get(answer, "hide"));
     v.once = v.allowed && json_is_true(json_object_get(answer, "once"));
     if (r == 0 && !json_is_boolean(allowed))

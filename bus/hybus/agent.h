@@ -95,15 +95,15 @@ HYBUS_EXPORT void hybus_agent_settled(hybus_agent *a, hybus_agent_changed f, voi
 typedef void (*hybus_row_callback)(hybus_row *row, int error, void *userdata);
 HYBUS_EXPORT int hybus_agent_row(hybus_agent *a, const hybus_subject *subject,
                                  const char *const *permissions, size_t n_permissions,
-                                 hybus_row_callback f, void *userdata,
-                                 hybus_agent_question **ret);
+                                 hybus_row_callback f, void *userdata, hybus_agent_question **ret);
 
 /* A refusal is judged and recorded by the agent itself, so that it carries rule and audit id. */
 typedef struct hybus_call {
     const char *permission; /* NULL when the member has none */
     const char *interface, *member, *path;
     hybus_member_kind kind;
-    bool single; /* it can be let through by itself: then rates, arguments and consent are judged too */
+    bool single; /* it can be let through by itself: then rates, arguments and consent are judged
+                    too */
     bool has_arguments;    /* they can be had: the verdict may ask for them */
     const char *arguments; /* a JSON array, once they were asked for; NULL: not known */
 } hybus_call;
@@ -117,20 +117,20 @@ typedef struct hybus_pass {
 HYBUS_EXPORT bool hybus_agent_pass_current(hybus_agent *a, const hybus_pass *pass);
 
 typedef struct hybus_verdict {
-    bool allowed;      /* the policy has moved meanwhile: decide again from scratch; or, if */
-    bool once;         /* is set too, this very call may pass, and no other */
-    hybus_pass pass;   /* of such a one */
+    bool allowed;         /* the policy has moved meanwhile: decide again from scratch; or, if */
+    bool once;            /* is set too, this very call may pass, and no other */
+    hybus_pass pass;      /* of such a one */
     bool wants_arguments; /* not decided: ask again with them, */
     uint64_t hide;        /* bit i: of argument i only its length, {"secret": n} */
-    const char *audit; /* "a1b2-42" */
-    const char *rule;  /* "operators-read-log", or "default" */
+    const char *audit;    /* "a1b2-42" */
+    const char *rule;     /* "operators-read-log", or "default" */
     const char *reason;
 } hybus_verdict;
 
 typedef void (*hybus_verdict_callback)(const hybus_verdict *v, int error, void *userdata);
 HYBUS_EXPORT int hybus_agent_judge(hybus_agent *a, const hybus_subject *subject,
-                                   const hybus_call *call, hybus_verdict_callback f,
-                                   void *userdata, hybus_agent_question **ret);
+                                   const hybus_call *call, hybus_verdict_callback f, void *userdata,
+                                   hybus_agent_question **ret);
 
 /* Tells the agent that a permission was used, once per row and permission and then as counts.
  * One way, may be dropped under load (the drop is counted). */
@@ -138,8 +138,8 @@ HYBUS_EXPORT void hybus_agent_used(hybus_agent *a, const hybus_subject *subject,
                                    const char *permission, uint64_t count);
 
 /* Tells the agent of `count` calls that were refused without a judgement: "limit" (too many of them
- * waited) or "identity" (the caller left before it was known). `audit`: the id that the callers were told,
- * for the record; the same again adds to it. audit, interface and member may be NULL.
+ * waited) or "identity" (the caller left before it was known). `audit`: the id that the callers
+ * were told, for the record; the same again adds to it. audit, interface and member may be NULL.
  * One way; false: it was not told, and the count should be told later. */
 HYBUS_EXPORT bool hybus_agent_unjudged(hybus_agent *a, const hybus_subject *subject,
                                        const char *reason, const char *audit, const char *interface,
@@ -152,21 +152,21 @@ typedef struct hybus_refusal {
     const char *destination, *interface, *member, *path; /* NULL: not known */
 } hybus_refusal;
 
-/* Tells the agent of `count` such messages, for the audit. `subject`: who sent them, by uid and unique name, or
- * unknown. One way; false: it was not told, and should be told later. */
+/* Tells the agent of `count` such messages, for the audit. `subject`: who sent them, by uid and
+ * unique name, or unknown. One way; false: it was not told, and should be told later. */
 HYBUS_EXPORT bool hybus_agent_bus_refused(hybus_agent *a, const hybus_subject *subject,
                                           const hybus_refusal *refusal, uint64_t count);
 
 /* CheckConnection: a connect request from outside. Strings may be NULL when unknown. */
 typedef struct hybus_connection {
-    const char *protocol;  /* "http", "ws", "coap", "mqtt" */
-    const char *peer;      /* "192.0.2.7:4711", "[2001:db8::1]:4711" */
-    const char *local;     /* address the peer connected to */
-    const char *tls;       /* "TLSv1.3 TLS_AES_128_GCM_SHA256", NULL: not encrypted */
+    const char *protocol;    /* "http", "ws", "coap", "mqtt" */
+    const char *peer;        /* "192.0.2.7:4711", "[2001:db8::1]:4711" */
+    const char *local;       /* address the peer connected to */
+    const char *tls;         /* "TLSv1.3 TLS_AES_128_GCM_SHA256", NULL: not encrypted */
     const char *cert_sha256; /* of a verified client certificate, hexadecimal */
-    const char *bearer;    /* RFC 6750 token; wiped from the packet after sending */
-    const char *node;      /* whose key the peer has shown to have, and which key that was */
-    const char *node_key;  /* (docs/protocols/agent.md: psk) */
+    const char *bearer;      /* RFC 6750 token; wiped from the packet after sending */
+    const char *node;        /* whose key the peer has shown to have, and which key that was */
+    const char *node_key;    /* (docs/protocols/agent.md: psk) */
 } hybus_connection;
 
 typedef struct hybus_principal {
@@ -185,25 +185,28 @@ HYBUS_EXPORT int hybus_agent_check_connection(hybus_agent *a, const hybus_connec
 /* The connection ended; the handle is void from here on. */
 HYBUS_EXPORT void hybus_agent_release(hybus_agent *a, uint64_t handle);
 
-/* The client of a handle has asked something: a session that is in use does not end. Once a minute is
- * often enough. One way. */
+/* The client of a handle has asked something: a session that is in use does not end. Once a minute
+ * is often enough. One way. */
 HYBUS_EXPORT void hybus_agent_touch(hybus_agent *a, uint64_t handle);
 
-/* A login with a password, of whoever stands at the far end of `c` (protocol, peer and tls). `secret`: a
- * bearer for hybus_agent_check_connection(), good until the session ends; valid only during the callback.
- * error: as of hybus_principal_callback; -EKEYREJECTED: wrong user or password. */
+/* A login with a password, of whoever stands at the far end of `c` (protocol, peer and tls).
+ * `secret`: a bearer for hybus_agent_check_connection(), good until the session ends; valid only
+ * during the callback. error: as of hybus_principal_callback; -EKEYREJECTED: wrong user or
+ * password. */
 typedef void (*hybus_login_callback)(const char *secret, int error, uint64_t retry_after_usec,
                                      void *userdata);
 HYBUS_EXPORT int hybus_agent_login(hybus_agent *a, const hybus_connection *c, const char *user,
                                    const char *password, hybus_login_callback f, void *userdata,
                                    hybus_agent_question **ret);
-/* Another password for the user of the session c->bearer, who must know the old one: throttled like a login. All
- * sessions of the user end; `secret` is a new one's. error: as of hybus_agent_login(); -ENOENT: there is no such
- * session; -EINVAL: the new one is too short or too long; -EACCES: this user may not. */
-HYBUS_EXPORT int hybus_agent_own_password(hybus_agent *a, const hybus_connection *c, const char *old,
-                                          const char *new, hybus_login_callback f, void *userdata,
-                                          hybus_agent_question **ret);
-/* Ends a session by its secret, everywhere; `secret` of the callback is NULL. -ENOENT: there is none. */
+/* Another password for the user of the session c->bearer, who must know the old one: throttled like
+ * a login. All sessions of the user end; `secret` is a new one's. error: as of hybus_agent_login();
+ * -ENOENT: there is no such session; -EINVAL: the new one is too short or too long; -EACCES: this
+ * user may not. */
+HYBUS_EXPORT int hybus_agent_own_password(hybus_agent *a, const hybus_connection *c,
+                                          const char *old, const char *new, hybus_login_callback f,
+                                          void *userdata, hybus_agent_question **ret);
+/* Ends a session by its secret, everywhere; `secret` of the callback is NULL. -ENOENT: there is
+ * none. */
 HYBUS_EXPORT int hybus_agent_logout(hybus_agent *a, const char *secret, hybus_login_callback f,
                                     void *userdata, hybus_agent_question **ret);
 

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #pragma once
 
-/* What TCP, TLS and DTLS have in common: a far end that has shown that it is there, and a slot for it.
- * Slots are bounded, by address as well; some are kept for those who authenticate themselves. */
+/* What TCP, TLS and DTLS have in common: a far end that has shown that it is there, and a slot for
+ * it. Slots are bounded, by address as well; some are kept for those who authenticate themselves.
+ */
 
 #include "coapd.h"
 
@@ -18,10 +19,10 @@ typedef struct CoapdConnection {
     CoapdSession *session;
     unsigned char key[16]; /* endpoint_address_key() */
     bool handshaking;
-    SSL *ssl; /* NULL: TCP alone */
+    SSL *ssl;                      /* NULL: TCP alone */
     coapd_identity offered, known; /* what the handshake spoke of; who it has shown to be: "" not */
     char certificate[65];          /* SHA-256: "" none */
-    char tls[64];                                      /* "DTLSv1.2 PSK-AES128-CCM8" */
+    char tls[64];                  /* "DTLSv1.2 PSK-AES128-CCM8" */
 } CoapdConnection;
 
 /* Is there a slot for somebody from there? Whoever has to go for it goes. */
@@ -46,7 +47,8 @@ int coapd_pipe_listen(Coapd *d, CoapdListener *l);
 int coapd_flow_listen(Coapd *d, CoapdListener *l);
 void coapd_flow_unlisten(CoapdListener *l);
 
-/* --- coap-tls.c: what is shown, and whom we know --------------------------------------------------
+/* --- coap-tls.c: what is shown, and whom we know
+ * --------------------------------------------------
  */
 #define COAPD_COOKIE_SIZE 32u
 
@@ -54,7 +56,8 @@ int coapd_secrets_new(Coapd *d);
 void coapd_secrets_free(struct CoapdSecrets *s);
 /* The server's key pair; -ENOENT: there is none, only keys of nodes are good. */
 int coapd_secrets_load(Coapd *d, const char *certificate, const char *key);
-/* Keys of nodes, as h-securityd tells them: all of them anew. `add` with name NULL: that was all. */
+/* Keys of nodes, as h-securityd tells them: all of them anew. `add` with name NULL: that was all.
+ */
 int coapd_nodes_begin(Coapd *d);
 int coapd_nodes_add(Coapd *d, const char *name, const void *key, size_t size);
 void coapd_nodes_commit(Coapd *d);
@@ -69,7 +72,8 @@ void coapd_cookie_make(const Coapd *d, const endpoint_address *remote, uint64_t 
 bool coapd_cookie_good(const Coapd *d, const endpoint_address *remote, const uint8_t *cookie,
                        size_t size);
 
-/* --- coap-nodes.c: asks h-securityd for them ------------------------------------------------------
+/* --- coap-nodes.c: asks h-securityd for them
+ * ------------------------------------------------------
  */
 /* Before JSON is used: what it frees is wiped. */
 void coapd_nodes_init(void);

@@ -37,7 +37,9 @@ static void on_linger(endpoint_timer *t)
 
 static coapd_rank rank_of(const CoapdSession *s)
 {
-    return s->counted ? COAPD_RANK_KNOWN : s->verified ? COAPD_RANK_STRANGER : COAPD_RANK_UNVERIFIED;
+    return s->counted    ? COAPD_RANK_KNOWN
+           : s->verified ? COAPD_RANK_STRANGER
+                         : COAPD_RANK_UNVERIFIED;
 }
 
 static CoapdExchange *exchange_new(CoapdSession *s, uint64_t key)
@@ -88,8 +90,9 @@ static void await_client(CoapdExchange *x)
     timer_start(&d->timers, TIMERS_REQUEST, &x->linger, timer_now() + COAPD_LINGER_USEC);
 }
 
-/* Of all requests, a quarter may be of those who may not be there, and three eighths of strangers in
- * all: a responder takes half of them at the same time, so some of its places are left for the known. */
+/* Of all requests, a quarter may be of those who may not be there, and three eighths of strangers
+ * in all: a responder takes half of them at the same time, so some of its places are left for the
+ * known. */
 static bool is_full(const Coapd *d, coapd_rank rank)
 {
     size_t all = d->settings->requests, strangers;
@@ -99,13 +102,14 @@ static bool is_full(const Coapd *d, coapd_rank rank)
            (rank == COAPD_RANK_UNVERIFIED && d->n_of_rank[rank] >= all / 4);
 }
 
-/* A responder answers one request after the other: a forger's, who never sees the answers, would be ahead of
- * everybody's. Beyond some, those who may not be there have to show that they are. */
+/* A responder answers one request after the other: a forger's, who never sees the answers, would be
+ * ahead of everybody's. Beyond some, those who may not be there have to show that they are. */
 static bool must_show_itself(const CoapdSession *s)
 {
     const Coapd *d = s->coapd;
 
-    return !s->verified && d->n_waiting[COAPD_RANK_UNVERIFIED] >= MAX_OF(d->settings->requests / 32, 4u);
+    return !s->verified &&
+           d->n_waiting[COAPD_RANK_UNVERIFIED] >= MAX_OF(d->settings->requests / 32, 4u);
 }
 
 /* There is room for another request of `s`, maybe because one went that waited for its client: the

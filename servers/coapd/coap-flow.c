@@ -13,10 +13,10 @@
 #include <openssl/rand.h>
 #include <sys/epoll.h>
 
-#define MTU 1232                          /* of IPv6's least, less its headers */
+#define MTU 1232 /* of IPv6's least, less its headers */
 #define DATAGRAMS_PER_TURN 64
-#define CONFIRMABLE_MAX 64u               /* that wait; 16 requests and 16 observers have one each */
-#define ACK_TIMEOUT_USEC 2000000u         /* RFC 7252, 4.8 */
+#define CONFIRMABLE_MAX 64u       /* that wait; 16 requests and 16 observers have one each */
+#define ACK_TIMEOUT_USEC 2000000u /* RFC 7252, 4.8 */
 #define RETRANSMISSIONS 4u
 #define RECORD_HANDSHAKE 22
 #define HELLO_HEAD 19 /* bytes up to and with the number of the handshake message */
@@ -339,8 +339,7 @@ static void take_response(CoapdFlow *f, const coap_pdu_t *p)
     bool awaited = coapd_take_response(f->base.session, p);
 
     if (!s->closed && coap_pdu_get_type(p) == COAP_MESSAGE_CON)
-        send_empty(f, awaited ? COAP_MESSAGE_ACK : COAP_MESSAGE_RST,
-                   (unsigned)coap_pdu_get_mid(p));
+        send_empty(f, awaited ? COAP_MESSAGE_ACK : COAP_MESSAGE_RST, (unsigned)coap_pdu_get_mid(p));
 }
 
 static void take_message(CoapdFlow *f, const uint8_t *bytes, size_t size)

@@ -7,9 +7,9 @@
 #include <hybus/log.h>
 #include <strings.h>
 
-#define RETRY_USEC (30u * 1000000u)  /* an observation that failed */
-#define GRACE_USEC (10u * 1000000u)  /* a notification may be late (RFC 7641, 3.3.1) */
-#define POLL_USEC (5u * 1000000u)    /* at least, of what cannot be observed */
+#define RETRY_USEC (30u * 1000000u) /* an observation that failed */
+#define GRACE_USEC (10u * 1000000u) /* a notification may be late (RFC 7641, 3.3.1) */
+#define POLL_USEC (5u * 1000000u)   /* at least, of what cannot be observed */
 #define MAX_AGE_LONGEST (86400u * 7u)
 
 /* A client's request until it is answered. */
@@ -171,14 +171,16 @@ static void add_validity(hybridos_request *r, const coapd_etag *e, uint32_t max_
 
 static int accept_of(const char *text, uint32_t *ret);
 
-/* What the client takes instead of what the node has said; false: that, or something that cannot be made. */
-static bool convert(const waiter *w, uint32_t format, const void *body, size_t size, uint32_t *ret_format,
-                    uint8_t **ret, size_t *ret_size)
+/* What the client takes instead of what the node has said; false: that, or something that cannot be
+ * made. */
+static bool convert(const waiter *w, uint32_t format, const void *body, size_t size,
+                    uint32_t *ret_format, uint8_t **ret, size_t *ret_size)
 {
     uint32_t accept;
 
-    if (accept_of(hybridos_request_field(w->request, "accept"), &accept) < 0 || accept == COAPD_FORMAT_NONE ||
-        accept == format || coapd_convert(format, accept, body, size, ret, ret_size) < 0)
+    if (accept_of(hybridos_request_field(w->request, "accept"), &accept) < 0 ||
+        accept == COAPD_FORMAT_NONE || accept == format ||
+        coapd_convert(format, accept, body, size, ret, ret_size) < 0)
         return false;
     *ret_format = accept;
     return true;
@@ -236,11 +238,11 @@ static void reply_told(waiter *w, const coapd_told *t)
         add_validity(w->request, &t->etag, 0);
     if ((t->code == COAP_RESPONSE_CODE(503) || t->code == COAP_RESPONSE_CODE(429)))
         add_number(w->request, "retry-after", "", t->has_max_age ? t->max_age : 60);
-    reply(w, status_of(t), t->size > 0 ? COAP_RESPONSE_CLASS(t->code) == 2 ||
-                                                 t->format != COAPD_FORMAT_NONE
-                                             ? type_of(t->format)
-                                             : "text/plain; charset=utf-8"
-                                       : NULL,
+    reply(w, status_of(t),
+          t->size > 0 ? COAP_RESPONSE_CLASS(t->code) == 2 || t->format != COAPD_FORMAT_NONE
+                            ? type_of(t->format)
+                            : "text/plain; charset=utf-8"
+                      : NULL,
           t->body, t->size);
 }
 
@@ -407,7 +409,8 @@ static bool fetch_other(fetch *f)
     if (e && e->etag.size > 0)
         a.etags[a.n_etags++] = e->etag;
     n->coapd->counters.node_requests++;
-    return coapd_upstream_ask(n->session, &a, patience(n, w->request), on_fetched, f, &f->upstream) >= 0;
+    return coapd_upstream_ask(n->session, &a, patience(n, w->request), on_fetched, f,
+                              &f->upstream) >= 0;
 }
 
 static void on_fetched(int error, const coapd_told *t, bool end, void *userdata)
@@ -438,7 +441,8 @@ static void on_fetched(int error, const coapd_told *t, bool end, void *userdata)
 
         if (kept)
             reply_cached(w, e, true);
-        else if (error == -ETIMEDOUT && e && coapd_cached_age(e, now) <= n->coapd->settings->node_stale / 1000000u)
+        else if (error == -ETIMEDOUT && e &&
+                 coapd_cached_age(e, now) <= n->coapd->settings->node_stale / 1000000u)
             reply_cached(w, e, false);
         else if (error < 0)
             reply_error(w, error);
@@ -479,7 +483,8 @@ static bool is_fresh(const coapd_cached *e, const hybridos_request *r)
 {
     const char *control = hybridos_request_field(r, "cache-control");
 
-    return coapd_cached_age(e, timer_now()) < e->max_age && !(control && strstr(control, "no-cache"));
+    return coapd_cached_age(e, timer_now()) < e->max_age &&
+           !(control && strstr(control, "no-cache"));
 }
 
 static bool cache_key(char key[COAPD_CACHE_KEY_MAX], const coapd_ask *a)
@@ -537,13 +542,15 @@ static bool tell_other(waiter *w)
     w->again = true;
     from = a.format;
     a.format = other_format(from);
-    if (a.format == COAPD_FORMAT_NONE || coapd_convert(from, a.format, w->body, w->size, &made, &size) < 0)
+    if (a.format == COAPD_FORMAT_NONE ||
+        coapd_convert(from, a.format, w->body, w->size, &made, &size) < 0)
         return false;
     free(w->body);
     a.body = w->body = made;
     a.size = w->size = size;
     n->coapd->counters.node_requests++;
-    return coapd_upstream_ask(n->session, &a, patience(n, w->request), on_told, w, &w->upstream) >= 0;
+    return coapd_upstream_ask(n->session, &a, patience(n, w->request), on_told, w, &w->upstream) >=
+           0;
 }
 
 static void on_told(int error, const coapd_told *t, bool end, void *userdata)

@@ -10,12 +10,12 @@
 
 #include <hybridos.h>
 
-#define COAPD_UPSTREAM_QUEUE 8u           /* requests that wait for one node */
-#define COAPD_UPSTREAM_MAX 128u           /* for all nodes */
-#define COAPD_NODE_BODY (64u * 1024u)     /* of a request to a node */
-#define COAPD_NODE_ANSWER (256u * 1024u)  /* of a node's answer */
-#define COAPD_NODE_REQUESTS_MAX 128u      /* of clients, for one node */
-#define COAPD_NODE_RELATIONS_MAX 16u      /* observed at one node */
+#define COAPD_UPSTREAM_QUEUE 8u          /* requests that wait for one node */
+#define COAPD_UPSTREAM_MAX 128u          /* for all nodes */
+#define COAPD_NODE_BODY (64u * 1024u)    /* of a request to a node */
+#define COAPD_NODE_ANSWER (256u * 1024u) /* of a node's answer */
+#define COAPD_NODE_REQUESTS_MAX 128u     /* of clients, for one node */
+#define COAPD_NODE_RELATIONS_MAX 16u     /* observed at one node */
 #define COAPD_CACHE_ENTRIES_MAX 1024u
 #define COAPD_CACHE_KEY_MAX 512u
 
@@ -45,8 +45,8 @@ typedef struct coapd_told {
     size_t size;
 } coapd_told;
 
-/* An answer, or -ETIMEDOUT (also when its session is over), -ECONNRESET (it does not want to be asked),
- * -EMSGSIZE, -EBADMSG. With `end` it was the last, and the object is gone. */
+/* An answer, or -ETIMEDOUT (also when its session is over), -ECONNRESET (it does not want to be
+ * asked), -EMSGSIZE, -EBADMSG. With `end` it was the last, and the object is gone. */
 typedef void (*coapd_told_fn)(int error, const coapd_told *t, bool end, void *userdata);
 
 /* -ENOBUFS: too many wait; -ENAMETOOLONG: no message holds this path and query. */
@@ -69,8 +69,8 @@ void coapd_told_parse(const coap_pdu_t *pdu, coapd_told *ret);
  */
 
 typedef struct coapd_cached {
-    list node;  /* least recently used first */
-    void *of;   /* the node */
+    list node; /* least recently used first */
+    void *of;  /* the node */
     uint64_t hash;
     char *key;
     uint32_t format, max_age;
@@ -114,7 +114,7 @@ struct CoapdNode {
     list fetches;   /* GETs on their way, each for all who ask the same */
     list relations; /* what is observed there */
     size_t n_waiting, n_relations;
-    CoapdPermit *permit;        /* asked again: may it still be here? */
+    CoapdPermit *permit; /* asked again: may it still be here? */
     char base[ENDPOINT_ADDRESS_TEXT + 16];
 };
 
@@ -148,7 +148,8 @@ void coapd_rd_rechecked(CoapdNode *n);
 /* Its own links for /.well-known/core. */
 size_t coapd_rd_links(const Coapd *d, const coapd_filters *f, FILE *file, size_t n);
 
-/* --- coap-permit.c: one question to h-securityd ---------------------------------------------------
+/* --- coap-permit.c: one question to h-securityd
+ * ---------------------------------------------------
  */
 
 /* 0; -EACCES with the audit id (403, 401 for nobody in particular); -EAGAIN (503). */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The keys of nodes, fetched from h-securityd whenever the policy has moved: a handshake cannot wait
- * for them. A node that is gone loses its sessions before the policy counts as settled. */
+/* The keys of nodes, fetched from h-securityd whenever the policy has moved: a handshake cannot
+ * wait for them. A node that is gone loses its sessions before the policy counts as settled. */
 
 #include "coap-connection.h"
 

@@ -7,19 +7,20 @@
 
 #include "coapd.h"
 
-#define FAST_USEC (3u * 1000000u)    /* between two when the round trip is not known (4.5.1) */
-#define UNCONFIRMED_MAX 4u           /* then one that asks for an acknowledgement */
-/* An acknowledgement that comes later may be of a repetition: it tells nothing of the round trip. */
-#define FIRST_USEC (2u * 1000000u)   /* ACK_TIMEOUT (RFC 7252, 4.8) */
+#define FAST_USEC (3u * 1000000u) /* between two when the round trip is not known (4.5.1) */
+#define UNCONFIRMED_MAX 4u        /* then one that asks for an acknowledgement */
+/* An acknowledgement that comes later may be of a repetition: it tells nothing of the round trip.
+ */
+#define FIRST_USEC (2u * 1000000u) /* ACK_TIMEOUT (RFC 7252, 4.8) */
 /* Many who observe the same would acknowledge at the same time, and a socket holds some 270 small
- * datagrams: the others are lost, and their senders silent for seconds. So the loop sends some, reads,
- * and goes on when not too many acknowledgements are to be expected. */
+ * datagrams: the others are lost, and their senders silent for seconds. So the loop sends some,
+ * reads, and goes on when not too many acknowledgements are to be expected. */
 #define TURN_MAX 32u
 #define EXPECTED_MAX 128u
 #define READS_MAX 8u
 #define EXPECTED_USEC (100u * 1000u) /* who has not answered by then is far away, or gone */
-/* MAX_TRANSMIT_WAIT (RFC 7252, 4.8.2) and a little more: a message that could not even be sent is not
- * given up by anybody else. */
+/* MAX_TRANSMIT_WAIT (RFC 7252, 4.8.2) and a little more: a message that could not even be sent is
+ * not given up by anybody else. */
 #define OVERDUE_USEC (110u * 1000000u)
 
 typedef struct coapd_value {
@@ -230,8 +231,8 @@ static void flush(CoapdObserver *o)
     }
 }
 
-/* When acknowledgements have come, or when it is too late for them; what has come and was not read yet, because
- * this device is slow, is not late. */
+/* When acknowledgements have come, or when it is too late for them; what has come and was not read
+ * yet, because this device is slow, is not late. */
 static bool is_quiet(Coapd *d)
 {
     uint64_t now = timer_now();

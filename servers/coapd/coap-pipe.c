@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* CoAP over TCP and TLS (RFC 8323). What a client does not take is bounded: beyond a high mark it is
- * not read from any more, and its observers wait with the newest value. */
+/* CoAP over TCP and TLS (RFC 8323). What a client does not take is bounded: beyond a high mark it
+ * is not read from any more, and its observers wait with the newest value. */
 
 #include "coap-connection.h"
 #include "coap-node.h"
@@ -12,9 +12,9 @@
 #include <openssl/err.h>
 #include <sys/epoll.h>
 
-#define READ_SIZE 16384u           /* of a TLS record: nothing stays in the library then */
-#define OUT_HIGH (64u * 1024u)     /* nothing is read then */
-#define OUT_MAX (512u * 1024u)     /* the end: 16 requests and 16 observers do not get there */
+#define READ_SIZE 16384u            /* of a TLS record: nothing stays in the library then */
+#define OUT_HIGH (64u * 1024u)      /* nothing is read then */
+#define OUT_MAX (512u * 1024u)      /* the end: 16 requests and 16 observers do not get there */
 #define STALL_USEC (60u * 1000000u) /* nothing was taken for so long */
 #define ACCEPTS_PER_TURN 16
 
@@ -227,7 +227,8 @@ static void take_signal(CoapdPipe *p, const coap_pdu_t *pdu)
     } else if (code == COAP_SIGNALING_CODE_PING) {
         send_signal(p, coapd_signal_pong(pdu, g.custody && has_answered_all(p->base.session)));
     } else if (code == COAP_SIGNALING_CODE_ABORT || code == COAP_SIGNALING_CODE_RELEASE) {
-        /* What it still waits for is answered before it goes (5.5); its end of the stream says so. */
+        /* What it still waits for is answered before it goes (5.5); its end of the stream says so.
+         */
         if (code == COAP_SIGNALING_CODE_ABORT || has_answered_all(p->base.session))
             leave(p, NULL);
     } else if (code != COAP_SIGNALING_CODE_PONG) {

@@ -46,9 +46,8 @@ static bool is_anonymous(const CoapdSession *s)
 static directory_owner owner_of(const CoapdSession *s, char host[ENDPOINT_ADDRESS_TEXT])
 {
     endpoint_address_format_host(&s->remote.sa, host);
-    return (directory_owner){.principal = endpoint_peer_principal(s->peer),
-                             .host = host,
-                             .anonymous = is_anonymous(s)};
+    return (directory_owner){
+        .principal = endpoint_peer_principal(s->peer), .host = host, .anonymous = is_anonymous(s)};
 }
 
 /* --- answers ------------------------------------------------------------------------------------
@@ -270,9 +269,10 @@ static void on_permit(int error, const char *audit, void *userdata)
     if (error < 0) {
         snprintf(text, sizeof(text), "node.register:%s is needed (%s)", q->spec.name,
                  strempty(audit));
-        answer(x, error == -EACCES ? is_anonymous(x->session) ? COAP_RESPONSE_CODE(401)
-                                                              : COAP_RESPONSE_CODE(403)
-                                   : COAP_RESPONSE_CODE(503),
+        answer(x,
+               error == -EACCES
+                   ? is_anonymous(x->session) ? COAP_RESPONSE_CODE(401) : COAP_RESPONSE_CODE(403)
+                   : COAP_RESPONSE_CODE(503),
                error == -EACCES ? text : "");
         return;
     }
@@ -311,7 +311,8 @@ static void begin_registration(rd_question *q)
         answer(x, COAP_RESPONSE_CODE(503), "");
 }
 
-/* --- simple registration (RFC 9176, 5.1): the node is asked for its links -------------------------
+/* --- simple registration (RFC 9176, 5.1): the node is asked for its links
+ * -------------------------
  */
 
 static void on_links(int error, const coapd_told *t, bool end, void *userdata)
@@ -348,7 +349,8 @@ static void on_simple_permit(int error, const char *audit, void *userdata)
     }
     q->permit = NULL;
     if (s->coapd->n_simple >= SIMPLE_MAX ||
-        coapd_upstream_ask(s, &a, s->coapd->settings->node_timeout, on_links, q, &q->upstream) < 0) {
+        coapd_upstream_ask(s, &a, s->coapd->settings->node_timeout, on_links, q, &q->upstream) <
+            0) {
         answer(x, COAP_RESPONSE_CODE(503), "");
         return;
     }
@@ -475,8 +477,7 @@ static void look_up(CoapdExchange *x)
         answer(x, COAP_RESPONSE_CODE(503), "");
         return;
     }
-    r = directory_look_up(&d->directory, q->nodes, q->query, may_see, base_of,
-                          &seen, file);
+    r = directory_look_up(&d->directory, q->nodes, q->query, may_see, base_of, &seen, file);
     if (fclose(file) != 0 && r >= 0)
         r = -ENOMEM;
     if (r < 0)
@@ -569,9 +570,8 @@ void coapd_rd_ask(CoapdExchange *x, const coapd_question *q, const void *body, s
 
 size_t coapd_rd_links(const Coapd *d, const coapd_filters *f, FILE *file, size_t n)
 {
-    static const char *const table[][2] = {{RD, "core.rd"},
-                                           {RD_RESOURCES, "core.rd-lookup-res"},
-                                           {RD_ENDPOINTS, "core.rd-lookup-ep"}};
+    static const char *const table[][2] = {
+        {RD, "core.rd"}, {RD_RESOURCES, "core.rd-lookup-res"}, {RD_ENDPOINTS, "core.rd-lookup-ep"}};
 
     for (size_t i = 0; d->settings->nodes > 0 && i < ELEMENTS(table); i++) {
         bool wanted = true;

@@ -281,8 +281,8 @@ static void on_stranger_checked(endpoint_peer *peer, int error, uint64_t retry_u
     /* Until then, and when it fails, each is asked about by itself. */
 }
 
-/* What h-securityd says of an anonymous client does not depend on where it is: a flood of them is no
- * flood of questions. */
+/* What h-securityd says of an anonymous client does not depend on where it is: a flood of them is
+ * no flood of questions. */
 void coapd_strangers_check(Coapd *d)
 {
     static const endpoint_peer_ops ops = {.checked = on_stranger_checked};

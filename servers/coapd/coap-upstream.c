@@ -8,7 +8,7 @@
 
 #include <openssl/rand.h>
 
-#define LINGER_USEC (100u * 1000000u) /* after MAX_TRANSMIT_WAIT (RFC 7252, 4.8.2) */
+#define LINGER_USEC (100u * 1000000u)  /* after MAX_TRANSMIT_WAIT (RFC 7252, 4.8.2) */
 #define OBSERVE_USEC (128u * 1000000u) /* RFC 7641, 3.4 */
 #define BODY_FIRST 1024u
 
@@ -154,7 +154,9 @@ static bool add_tags(coap_pdu_t *p, uint16_t number, const coapd_etag *tags, siz
 
 static int hex(char c)
 {
-    return c >= '0' && c <= '9' ? c - '0' : (c | 32) >= 'a' && (c | 32) <= 'f' ? (c | 32) - 'a' + 10 : -1;
+    return c >= '0' && c <= '9'                 ? c - '0'
+           : (c | 32) >= 'a' && (c | 32) <= 'f' ? (c | 32) - 'a' + 10
+                                                : -1;
 }
 
 static bool add_decoded(coap_pdu_t *p, uint16_t number, const char *text, size_t size)
@@ -163,7 +165,8 @@ static bool add_decoded(coap_pdu_t *p, uint16_t number, const char *text, size_t
     size_t n = 0;
 
     for (size_t i = 0; i < size; i++) {
-        bool escaped = text[i] == '%' && i + 2 < size && hex(text[i + 1]) >= 0 && hex(text[i + 2]) >= 0;
+        bool escaped =
+            text[i] == '%' && i + 2 < size && hex(text[i + 1]) >= 0 && hex(text[i + 2]) >= 0;
 
         if (n == 255)
             return false;
@@ -489,13 +492,15 @@ static void take_block(CoapdUpstream *u, coapd_told *t)
 {
     uint32_t expected = u->fetching ? u->want : 0;
     size_t block = coapd_block_size(t->block2.szx);
-    bool bert = u->session->reliable && t->block2.szx == 6; /* more than one may come (RFC 8323, 6) */
+    bool bert =
+        u->session->reliable && t->block2.szx == 6; /* more than one may come (RFC 8323, 6) */
     int r;
 
     if (expected == 0)
         body_done(u);
     if (t->block2.number != expected ||
-        (expected > 0 && (t->block2.szx != u->told.block2.szx || !coapd_etag_equal(&t->etag, &u->told.etag))) ||
+        (expected > 0 &&
+         (t->block2.szx != u->told.block2.szx || !coapd_etag_equal(&t->etag, &u->told.etag))) ||
         (t->block2.more && (bert ? t->size == 0 || t->size % block != 0 : t->size != block))) {
         drop_answer(u, -EBADMSG);
         return;
@@ -588,14 +593,15 @@ static CoapdUpstream *find(CoapdSession *s, const coap_pdu_t *pdu, bool *ret_blo
 
 bool coapd_take_response(CoapdSession *s, const coap_pdu_t *received)
 {
-    bool block = false, acknowledges = !s->reliable && coap_pdu_get_type(received) == COAP_MESSAGE_ACK;
+    bool block = false,
+         acknowledges = !s->reliable && coap_pdu_get_type(received) == COAP_MESSAGE_ACK;
     coap_mid_t mid = coap_pdu_get_mid(received);
     coapd_told told;
     CoapdUpstream *u;
 
     u = coap_pdu_get_token(received).length == 8 ? find(s, received, &block) : NULL;
-    if (s->in_flight && ((acknowledges && s->in_flight->mid == mid) ||
-                         (s->in_flight == u && u->fetching == block)))
+    if (s->in_flight &&
+        ((acknowledges && s->in_flight->mid == mid) || (s->in_flight == u && u->fetching == block)))
         s->in_flight = NULL;
     coapd_session_hold(s);
     if (u && u->done) {

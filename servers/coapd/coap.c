@@ -103,9 +103,9 @@ static void on_nack(coap_session_t *session, const coap_pdu_t *sent,
 /* --- the loop -----------------------------------------------------------------------------------
  */
 
-/* The library measures by the clock that people set: a jump forward would end every session and send
- * every confirmable message again at once, a jump back stop both. It asks for its ticks through the
- * dynamic linker, so that this function takes the place of its own. */
+/* The library measures by the clock that people set: a jump forward would end every session and
+ * send every confirmable message again at once, a jump back stop both. It asks for its ticks
+ * through the dynamic linker, so that this function takes the place of its own. */
 __attribute__((visibility("default"))) void coap_ticks(coap_tick_t *t)
 {
     struct timespec now;
@@ -115,9 +115,9 @@ __attribute__((visibility("default"))) void coap_ticks(coap_tick_t *t)
          (coap_tick_t)now.tv_nsec / (1000000000u / COAP_TICKS_PER_SECOND);
 }
 
-/* The library disarms its own timer when what is due next has become due while it was looking: with some
- * hundred sessions that is soon the case, and nothing is repeated or given up any more until something
- * else comes. So it is asked when it wants to be called, and called. */
+/* The library disarms its own timer when what is due next has become due while it was looking: with
+ * some hundred sessions that is soon the case, and nothing is repeated or given up any more until
+ * something else comes. So it is asked when it wants to be called, and called. */
 static void keep_time(Coapd *d)
 {
     coap_tick_t now;

@@ -4,9 +4,9 @@
 /* h-coapd: a thin translation between libcoap and the endpoint core. One Coapd per process; below
  * it listeners and sessions (one remote address and port), below a session its exchanges (one
  * request with its answer, over all their blocks), its observers, and records of the messages that
- * it has sent. libcoap does messages, and over UDP sessions and retransmission; it is asked to keep its
- * hands off blocks and Observe, which it would answer from within its handlers and hold whole in
- * memory. TCP, TLS and DTLS are ours (docs/coapd.md says why): what a session needs of the road
+ * it has sent. libcoap does messages, and over UDP sessions and retransmission; it is asked to keep
+ * its hands off blocks and Observe, which it would answer from within its handlers and hold whole
+ * in memory. TCP, TLS and DTLS are ours (docs/coapd.md says why): what a session needs of the road
  * below it is a coapd_road. */
 
 #include "coap-directory.h"
@@ -33,8 +33,8 @@
 #define COAPD_EVENTS_PER_TURN 64
 #define COAPD_LIBRARY_USEC (100u * 1000u) /* until it is asked when it wants to be called */
 
-#define COAPD_RESERVED 8u                   /* one in so many observers is kept for the known */
-#define COAPD_DATAGRAM_MAX 1152u            /* MAX_MESSAGE of RFC 7252, 4.6 */
+#define COAPD_RESERVED 8u        /* one in so many observers is kept for the known */
+#define COAPD_DATAGRAM_MAX 1152u /* MAX_MESSAGE of RFC 7252, 4.6 */
 
 typedef struct coapd_settings {
     char **udp, **tcp, **dtls, **tls;
@@ -70,11 +70,16 @@ typedef struct coapd_counters {
     uint64_t sessions, requests, duplicates, malformed, limited, separate, answers[6],
         notifications, notifications_confirmable, observers, observers_lost, observers_rejected,
         kicked, blocks, nodes, node_requests, node_cached, node_failures, node_notifications,
-        connections, connections_refused, connections_evicted, handshakes_failed,
-        aborts, exchanges_evicted;
+        connections, connections_refused, connections_evicted, handshakes_failed, aborts,
+        exchanges_evicted;
 } coapd_counters;
 
-typedef enum coapd_door { COAPD_DOOR_UDP, COAPD_DOOR_TCP, COAPD_DOOR_DTLS, COAPD_DOOR_TLS } coapd_door;
+typedef enum coapd_door {
+    COAPD_DOOR_UDP,
+    COAPD_DOOR_TCP,
+    COAPD_DOOR_DTLS,
+    COAPD_DOOR_TLS
+} coapd_door;
 
 struct CoapdListener {
     Coapd *coapd;
@@ -102,8 +107,8 @@ typedef struct coapd_road {
     const char *protocol; /* "coap", "coaps", "coap+tcp", "coaps+tcp" */
     bool reliable, encrypted;
     coap_mid_t (*send)(CoapdSession *s, coap_pdu_t *p); /* takes over `p`; COAP_INVALID_MID: lost */
-    bool (*full)(const CoapdSession *s); /* what can wait should; NULL: never */
-    void (*close)(CoapdSession *s);      /* its road ends; NULL: the library's */
+    bool (*full)(const CoapdSession *s);                /* what can wait should; NULL: never */
+    void (*close)(CoapdSession *s);                     /* its road ends; NULL: the library's */
 } coapd_road;
 
 struct CoapdSession {
@@ -196,15 +201,16 @@ struct Coapd {
     size_t expected;                /* acknowledgements, soon */
     uint64_t expected_until;
     endpoint_timer silence;
-    struct CoapdSecrets *secrets;   /* coap-tls.c */
+    struct CoapdSecrets *secrets; /* coap-tls.c */
     struct {
         hybus_agent_question *question;
         long long generation;
         size_t known;
-    } nodes; /* coap-nodes.c */
-    list connections;               /* CoapdPipe and CoapdFlow, by their first member; oldest first */
+    } nodes;          /* coap-nodes.c */
+    list connections; /* CoapdPipe and CoapdFlow, by their first member; oldest first */
     size_t n_connections, n_authenticated, n_handshakes;
-    size_t n_sessions, n_exchanges, n_of_rank[COAPD_RANKS], n_waiting[COAPD_RANKS], n_observers, held, record_bytes;
+    size_t n_sessions, n_exchanges, n_of_rank[COAPD_RANKS], n_waiting[COAPD_RANKS], n_observers,
+        held, record_bytes;
     uint64_t next_id;
     uint32_t observe_sequence;
     directory directory;
@@ -212,7 +218,8 @@ struct Coapd {
     list simple; /* simple registrations on their way */
     size_t n_simple, n_upstream, rechecking;
     uint64_t settle_generation;
-    unsigned unsettled; /* COAPD_SETTLE_: what is still being looked at since the policy has moved */
+    unsigned
+        unsettled; /* COAPD_SETTLE_: what is still being looked at since the policy has moved */
     bool (*judge)(const char *permission); /* of a test; without an agent */
     const char *registrar;                 /* NULL: the real one */
     hybridos_app *app;
@@ -338,8 +345,8 @@ void coapd_exchange_free(CoapdExchange *x);
 void coapd_exchange_decided(CoapdSession *s, const CoapdObserver *o);
 /* Bodies that wait for the next block were given to somebody who may not have them any more. */
 void coapd_exchanges_recheck(Coapd *d);
-/* For whoever answers here instead of a responder: an answer with a body, which may go in blocks, or
- * one that is a single message. The exchange may be gone afterwards. */
+/* For whoever answers here instead of a responder: an answer with a body, which may go in blocks,
+ * or one that is a single message. The exchange may be gone afterwards. */
 void coapd_exchange_answer(CoapdExchange *x, const coapd_answer *a);
 void coapd_exchange_finish(CoapdExchange *x, const coapd_answer *a);
 /* A value too large for one message: its first block goes into `a`, the others are fetched by

@@ -145,10 +145,10 @@ int endpoint_core_new(const endpoint_options *o, endpoint_core **ret)
     c->listen_fd = o->listen_fd;
     c->registrar.wire.fd = -1;
     table_init(&c->table);
-    list *lists[] = {&c->owners,     &c->links,      &c->dead_links,   &c->dirty_wires,
-                     &c->peers,      &c->principals, &c->rows_queued,  &c->rows_ready,
-                     &c->spare,      &c->all_topics, &c->dirty_topics, &c->recent_values,
-                     &c->bus_queues, &c->bus_lost,   &c->bus_tellings, &c->untold_topics,
+    list *lists[] = {&c->owners,      &c->links,       &c->dead_links,   &c->dirty_wires,
+                     &c->peers,       &c->principals,  &c->rows_queued,  &c->rows_ready,
+                     &c->spare,       &c->all_topics,  &c->dirty_topics, &c->recent_values,
+                     &c->bus_queues,  &c->bus_lost,    &c->bus_tellings, &c->untold_topics,
                      &c->resume_todo, &c->resume_asked};
     for (size_t i = 0; i < ELEMENTS(lists); i++)
         list_init(lists[i]);
@@ -160,8 +160,8 @@ int endpoint_core_new(const endpoint_options *o, endpoint_core **ret)
     return 0;
 }
 
-int endpoint_core_of_daemon(hybus_daemon *d, const char *server, const char *protocol, int listen_fd,
-                            const endpoint_settings *settings, endpoint_core **ret)
+int endpoint_core_of_daemon(hybus_daemon *d, const char *server, const char *protocol,
+                            int listen_fd, const endpoint_settings *settings, endpoint_core **ret)
 {
     const endpoint_options options = {.server = server,
                                       .protocol = protocol,

@@ -23,33 +23,34 @@ typedef struct endpoint_watch endpoint_watch;
 typedef hybus_frame_field endpoint_field; /* names in lower case */
 
 typedef struct endpoint_settings {
-    uint64_t deadline_usec;    /* of a request, from its last piece of body on; default 30 s */
-    size_t requests_max;       /* open in all; default 4096, then 503 */
-    size_t requests_peer_max;  /* open of one peer; default 256, then 429 */
-    size_t responder_max;      /* open with one responder; default 1024, then 503 */
-    size_t body_max;           /* bytes of a request body; default 8 MiB, then 413 */
-    size_t watches_max;        /* default 1024, then 503 */
-    size_t watches_peer_max;   /* default 64, then 429 */
-    size_t values_max;         /* last values kept; default 1024, the least recent leaves */
-    size_t value_size_max;     /* bytes of one value; default 64 KiB, larger are refused */
+    uint64_t deadline_usec;   /* of a request, from its last piece of body on; default 30 s */
+    size_t requests_max;      /* open in all; default 4096, then 503 */
+    size_t requests_peer_max; /* open of one peer; default 256, then 429 */
+    size_t responder_max;     /* open with one responder; default 1024, then 503 */
+    size_t body_max;          /* bytes of a request body; default 8 MiB, then 413 */
+    size_t watches_max;       /* default 1024, then 503 */
+    size_t watches_peer_max;  /* default 64, then 429 */
+    size_t values_max;        /* last values kept; default 1024, the least recent leaves */
+    size_t value_size_max;    /* bytes of one value; default 64 KiB, larger are refused */
 } endpoint_settings;
 
 /* `server` is the component ("httpd": /run/hybridos/servers/h-httpd.sock, whose listening socket is
- * `listen_fd`, as hybus_daemon_listen_fd() gives it), `protocol` what requests are labelled with. NULL paths: the real ones. `bus` may be NULL in tests: no bus road then. */
+ * `listen_fd`, as hybus_daemon_listen_fd() gives it), `protocol` what requests are labelled with.
+ * NULL paths: the real ones. `bus` may be NULL in tests: no bus road then. */
 typedef struct endpoint_options {
     const char *server, *protocol;
     sd_event *event;
     sd_bus *bus;
     hybus_agent *agent;
-    int listen_fd;              /* nonblocking; taken over; -1: none */
+    int listen_fd; /* nonblocking; taken over; -1: none */
     const char *registrar_path;
     endpoint_settings settings; /* zero members mean the default */
 } endpoint_options;
 
 int endpoint_core_new(const endpoint_options *options, endpoint_core **ret);
 /* Of a connected daemon: its loop, bus and agent. */
-int endpoint_core_of_daemon(hybus_daemon *d, const char *server, const char *protocol, int listen_fd,
-                            const endpoint_settings *settings, endpoint_core **ret);
+int endpoint_core_of_daemon(hybus_daemon *d, const char *server, const char *protocol,
+                            int listen_fd, const endpoint_settings *settings, endpoint_core **ret);
 void endpoint_core_free(endpoint_core *c);
 HYBUS_DEFINE_CLEANUP(endpoint_core, endpoint_core_free)
 
@@ -68,10 +69,10 @@ void endpoint_core_flush(endpoint_core *c);
 
 /* Checks a connect request with h-securityd. `checked` is called exactly once (maybe before the
  * return) with 0 or -EKEYREJECTED (401), -EACCES (403), -EAGAIN (429 after `retry_after_usec`),
- * -ENOKEY (503). On success the peer stands for the principal. A peer that is never checked, or whose
- * check failed, is nobody: every request of it gives 503. May be called again with other
- * credentials, e.g. for a bearer token inside one connection. `revoked` is called when the policy no
- * longer lets this principal be connected. */
+ * -ENOKEY (503). On success the peer stands for the principal. A peer that is never checked, or
+ * whose check failed, is nobody: every request of it gives 503. May be called again with other
+ * credentials, e.g. for a bearer token inside one connection. `revoked` is called when the policy
+ * no longer lets this principal be connected. */
 typedef struct endpoint_peer_ops {
     void (*checked)(endpoint_peer *p, int error, uint64_t retry_after_usec, void *userdata);
     void (*revoked)(endpoint_peer *p, void *userdata);
@@ -79,9 +80,9 @@ typedef struct endpoint_peer_ops {
 
 int endpoint_peer_new(endpoint_core *c, const hybus_connection *connection,
                       const endpoint_peer_ops *ops, void *userdata, endpoint_peer **ret);
-/* A peer that is as anonymous as `like`, of which h-securityd would hear nothing new: it is not asked,
- * and `checked` is not called. For datagrams, whose senders may be a thousand a second. -EAGAIN: `like`
- * is not checked (yet), or somebody. */
+/* A peer that is as anonymous as `like`, of which h-securityd would hear nothing new: it is not
+ * asked, and `checked` is not called. For datagrams, whose senders may be a thousand a second.
+ * -EAGAIN: `like` is not checked (yet), or somebody. */
 int endpoint_peer_new_like(const endpoint_peer *like, const hybus_connection *connection,
                            const endpoint_peer_ops *ops, void *userdata, endpoint_peer **ret);
 /* Its requests and watches must have been freed before. */
@@ -91,11 +92,11 @@ bool endpoint_peer_anonymous(const endpoint_peer *p);
 /* For questions of the server's own to h-securityd; 0: anonymous, or not checked. */
 uint64_t endpoint_peer_handle(const endpoint_peer *p);
 
-/* The namespaces that this peer may read (GET at the namespace itself), in no order. -EAGAIN: that is
- * being asked, try again; -ENOKEY: it is not admitted, or the agent is away. */
+/* The namespaces that this peer may read (GET at the namespace itself), in no order. -EAGAIN: that
+ * is being asked, try again; -ENOKEY: it is not admitted, or the agent is away. */
 typedef struct endpoint_listing {
     const char *namespace;
-    const char *title; /* as its responder gave it, or NULL */
+    const char *title;      /* as its responder gave it, or NULL */
     const char *attributes; /* likewise: link attributes (RFC 6690), name="value";name */
 } endpoint_listing;
 int endpoint_peer_list(endpoint_peer *p, void (*each)(const endpoint_listing *l, void *userdata),
@@ -104,9 +105,9 @@ int endpoint_peer_list(endpoint_peer *p, void (*each)(const endpoint_listing *l,
 /* --- requests -------------------------------------------------------------------------------- */
 
 typedef struct endpoint_request_info {
-    const char *method; /* "GET" */
-    const char *path;   /* decoded once, dot segments removed, starts with "/" */
-    const char *query;  /* raw, without "?"; "" if none */
+    const char *method;            /* "GET" */
+    const char *path;              /* decoded once, dot segments removed, starts with "/" */
+    const char *query;             /* raw, without "?"; "" if none */
     const endpoint_field *headers; /* without credentials and hop-by-hop fields */
     size_t n_headers;
     const void *body; /* what is there already */
@@ -115,8 +116,8 @@ typedef struct endpoint_request_info {
 } endpoint_request_info;
 
 /* What the server is told. Exactly one reply() per request, unless it is freed first; then data()
- * until `end`, or abort(). A status that the core itself decides (401, 403, 404, 413, 429, 502, 503,
- * 504) also comes as reply(), with a problem document (RFC 9457) as body and, where due,
+ * until `end`, or abort(). A status that the core itself decides (401, 403, 404, 413, 429, 502,
+ * 503, 504) also comes as reply(), with a problem document (RFC 9457) as body and, where due,
  * retry-after; `audit` ids are in there. After `end` or abort() no callback comes any more; the
  * request still has to be freed. */
 typedef struct endpoint_reply_ops {
@@ -134,20 +135,23 @@ typedef struct endpoint_reply_ops {
  * this call at the earliest. */
 int endpoint_request_new(endpoint_peer *p, const endpoint_request_info *info,
                          const endpoint_reply_ops *ops, void *userdata, endpoint_request **ret);
-/* More request body, at most 256 KiB at a time (-EMSGSIZE). -EAGAIN says that nothing was taken; wait
- * for taken(), whose size may be 0. -EFBIG: larger than body_max; the reply 413 has been given. What
- * `info` carries beyond the responder's credit is copied, up to a limit that all requests share
- * (503): a server passes large bodies in pieces. */
+/* More request body, at most 256 KiB at a time (-EMSGSIZE). -EAGAIN says that nothing was taken;
+ * wait for taken(), whose size may be 0. -EFBIG: larger than body_max; the reply 413 has been
+ * given. What `info` carries beyond the responder's credit is copied, up to a limit that all
+ * requests share (503): a server passes large bodies in pieces. */
 int endpoint_request_body(endpoint_request *r, const void *data, size_t size, bool end);
-/* The client has received `size` bytes of response body: gives that much credit to the responder. */
+/* The client has received `size` bytes of response body: gives that much credit to the responder.
+ */
 void endpoint_request_consumed(endpoint_request *r, size_t size);
-/* Uid of the app that answers, as the kernel attests it; UINT32_MAX: nobody (yet), or the core itself. */
+/* Uid of the app that answers, as the kernel attests it; UINT32_MAX: nobody (yet), or the core
+ * itself. */
 uint32_t endpoint_request_uid(const endpoint_request *r);
 /* Frees; if the reply is not complete the responder is told to cancel. */
 void endpoint_request_free(endpoint_request *r);
 HYBUS_DEFINE_CLEANUP(endpoint_request, endpoint_request_free)
 
-/* --- watches: changes pushed by Notify ---------------------------------------------------------- */
+/* --- watches: changes pushed by Notify ----------------------------------------------------------
+ */
 
 typedef struct endpoint_value {
     const char *path; /* whole path */
@@ -176,8 +180,9 @@ typedef struct endpoint_watch_ops {
 int endpoint_watch_new(endpoint_peer *p, const char *path, const endpoint_watch_ops *ops,
                        void *userdata, endpoint_watch **ret);
 /* The same for a client that comes back and has had everything up to the value `last_id` (as the
- * responder named it; NULL: none). If its app knows what came since, that comes first: value by value,
- * `resumed`, the next one when the client has taken the one before. Otherwise the latest value. */
+ * responder named it; NULL: none). If its app knows what came since, that comes first: value by
+ * value, `resumed`, the next one when the client has taken the one before. Otherwise the latest
+ * value. */
 int endpoint_watch_resume(endpoint_peer *p, const char *path, const char *last_id,
                           const endpoint_watch_ops *ops, void *userdata, endpoint_watch **ret);
 void endpoint_watch_next(endpoint_watch *w);
@@ -187,7 +192,8 @@ HYBUS_DEFINE_CLEANUP(endpoint_watch, endpoint_watch_free)
 /* Is there a responder that this path belongs to, as far as this server knows? */
 bool endpoint_core_has(const endpoint_core *c, const char *path);
 
-/* --- statistics ---------------------------------------------------------------------------------- */
+/* --- statistics ----------------------------------------------------------------------------------
+ */
 
 typedef struct endpoint_statistics {
     uint64_t requests, refused, unauthenticated, not_found, responder_gone, timeouts, overloaded,

@@ -31,8 +31,9 @@ static bool is_host_name(const char *name)
 {
     size_t n = strlen(name);
 
-    return n > 0 && n <= 64 && strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
-                                            "0123456789-._") == n;
+    return n > 0 && n <= 64 &&
+           strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+                        "0123456789-._") == n;
 }
 
 static int set_names(X509 *cert, const char *host_name)

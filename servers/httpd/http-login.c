@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* People log in here, and change their passwords: pages without scripts, and what their forms or a program send. The answer is a cookie
- * that no script can read and no other site can make a browser send. A login always makes a new session
- * and ends the one that the request came with, so that nobody is made to use a session of an attacker's
- * choice. Passwords are taken over TLS only. */
+/* People log in here, and change their passwords: pages without scripts, and what their forms or a
+ * program send. The answer is a cookie that no script can read and no other site can make a browser
+ * send. A login always makes a new session and ends the one that the request came with, so that
+ * nobody is made to use a session of an attacker's choice. Passwords are taken over TLS only. */
 
 #include "http.h"
 
@@ -28,7 +28,8 @@ static const char page_head[] =
     "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n"
     "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n"
     "<title>Users</title>\n<style>\n"
-    "body { font: 1rem/1.5 system-ui, sans-serif; max-width: 20rem; margin: 15vh auto; padding: 0 1rem }\n"
+    "body { font: 1rem/1.5 system-ui, sans-serif; max-width: 20rem; margin: 15vh auto; padding: 0 "
+    "1rem }\n"
     "label { display: block; margin: 1rem 0 }\n"
     "input { display: block; width: 100%; box-sizing: border-box; font: inherit; padding: .5rem }\n"
     "button { font: inherit; padding: .5rem 1.5rem }\n"
@@ -47,11 +48,14 @@ static const char page_done[] =
 
 static const char page_password[] =
     "<h1>Change the password</h1>\n<form method=\"post\" action=\"/system/password\">\n"
-    "<label>Old password <input name=\"old\" type=\"password\" autocomplete=\"current-password\" required "
+    "<label>Old password <input name=\"old\" type=\"password\" autocomplete=\"current-password\" "
+    "required "
     "autofocus></label>\n"
-    "<label>New password <input name=\"new\" type=\"password\" autocomplete=\"new-password\" minlength=\"8\" "
+    "<label>New password <input name=\"new\" type=\"password\" autocomplete=\"new-password\" "
+    "minlength=\"8\" "
     "required></label>\n"
-    "<label>The same again <input name=\"again\" type=\"password\" autocomplete=\"new-password\" required></label>\n"
+    "<label>The same again <input name=\"again\" type=\"password\" autocomplete=\"new-password\" "
+    "required></label>\n"
     "<button>Change</button>\n</form>\n<p>You are logged out everywhere else.</p>\n";
 
 static void send_page(HttpExchange *x, unsigned status, const char *note, const char *rest)
@@ -91,7 +95,8 @@ static bool is_type(HttpExchange *x, const char *type)
     return http_span_is_nocase(value, type);
 }
 
-/* --- what was sent ------------------------------------------------------------------------------ */
+/* --- what was sent ------------------------------------------------------------------------------
+ */
 
 static int copy_json(const json_t *o, const char *key, char *to, size_t room)
 {
@@ -148,9 +153,8 @@ static unsigned read_body(HttpExchange *x, struct HttpLogin *l, const Field *fie
 
 static unsigned read_login(HttpExchange *x, struct HttpLogin *l)
 {
-    const Field fields[] = {{"user", l->user, sizeof(l->user)},
-                            {"password", l->password, sizeof(l->password)},
-                            {}};
+    const Field fields[] = {
+        {"user", l->user, sizeof(l->user)}, {"password", l->password, sizeof(l->password)}, {}};
 
     l->page = page_form;
     return read_body(x, l, fields);
@@ -158,9 +162,8 @@ static unsigned read_login(HttpExchange *x, struct HttpLogin *l)
 
 static unsigned read_password(HttpExchange *x, struct HttpLogin *l)
 {
-    const Field fields[] = {{"old", l->password, sizeof(l->password)},
-                            {"new", l->fresh, sizeof(l->fresh)},
-                            {}};
+    const Field fields[] = {
+        {"old", l->password, sizeof(l->password)}, {"new", l->fresh, sizeof(l->fresh)}, {}};
 
     l->page = page_password;
     return read_body(x, l, fields);
@@ -177,7 +180,8 @@ static bool is_typed_twice(HttpExchange *x, const struct HttpLogin *l)
     return same;
 }
 
-/* --- answers ------------------------------------------------------------------------------------ */
+/* --- answers ------------------------------------------------------------------------------------
+ */
 
 static void login_free(struct HttpLogin *l)
 {
@@ -213,7 +217,8 @@ static void refuse(HttpExchange *x, const struct HttpLogin *l, unsigned status, 
         return;
     }
     send_page(x, status,
-              status == 401   ? (l->page == page_password ? "Wrong password." : "Wrong user or password.")
+              status == 401
+                  ? (l->page == page_password ? "Wrong password." : "Wrong user or password.")
               : status == 403 ? "This user may not do that here."
               : status == 422 ? "A new password has 8 to 256 bytes."
               : status == 429 ? "Too many attempts. Wait a while."
@@ -270,7 +275,8 @@ static void on_login(const char *secret, int error, uint64_t retry_usec, void *u
 }
 
 /* NULL: it has been answered. */
-static struct HttpLogin *start(HttpExchange *x, unsigned (*read)(HttpExchange *, struct HttpLogin *))
+static struct HttpLogin *start(HttpExchange *x,
+                               unsigned (*read)(HttpExchange *, struct HttpLogin *))
 {
     struct HttpLogin *l = calloc(1, sizeof(*l));
     unsigned status = l ? read(x, l) : 503;
@@ -315,7 +321,8 @@ static void start_login(HttpExchange *x)
         on_login(NULL, r == -EINVAL ? -EKEYREJECTED : r, 0, l);
 }
 
-/* --- another password ---------------------------------------------------------------------------- */
+/* --- another password ----------------------------------------------------------------------------
+ */
 
 /* The answer is a new session: all others have ended. */
 static void on_password(const char *secret, int error, uint64_t retry_usec, void *userdata)
@@ -363,14 +370,16 @@ static void start_password(HttpExchange *x, http_span session)
     connection = far_end(x, tls, sizeof(tls));
     memcpy(l->old, session.base, MIN_OF(session.size, sizeof(l->old) - 1));
     connection.bearer = l->old;
-    r = hybus_agent_own_password(l->agent, &connection, l->password, l->fresh, on_password, l, NULL);
+    r = hybus_agent_own_password(l->agent, &connection, l->password, l->fresh, on_password, l,
+                                 NULL);
     explicit_bzero(l->password, sizeof(l->password));
     explicit_bzero(l->fresh, sizeof(l->fresh));
     if (r < 0)
         on_password(NULL, r, 0, l);
 }
 
-/* --- the end ------------------------------------------------------------------------------------- */
+/* --- the end -------------------------------------------------------------------------------------
+ */
 
 static void on_logout(const char *secret, int error, uint64_t retry_usec, void *userdata)
 {
@@ -416,7 +425,8 @@ static void start_logout(HttpExchange *x, http_span secret)
         on_logout(NULL, r, 0, l);
 }
 
-/* --- the door ----------------------------------------------------------------------------------- */
+/* --- the door -----------------------------------------------------------------------------------
+ */
 
 bool http_login_takes(HttpExchange *x, http_span token)
 {

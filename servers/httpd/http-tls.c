@@ -21,7 +21,8 @@ static int on_verify(int ok, X509_STORE_CTX *store)
     return 1;
 }
 
-/* The library keeps SSL to itself; its BIO knows the socket, which is believed only if it is one of ours. */
+/* The library keeps SSL to itself; its BIO knows the socket, which is believed only if it is one of
+ * ours. */
 static void on_handshake(const SSL *ssl, int where, int ret)
 {
     HttpConnection *c;
@@ -46,7 +47,7 @@ static void on_handshake(const SSL *ssl, int where, int ret)
 static int ask_for_certificates(SSL_CTX *c, Http *h)
 {
     static const unsigned char context[] = "h-httpd";
-    STACK_OF(X509_NAME) *names;
+    STACK_OF(X509_NAME) * names;
     struct stat st;
 
     h->authority = (struct timespec){};
@@ -71,8 +72,8 @@ bool http_tls_is_stale(const Http *h)
 {
     struct stat st;
 
-    return stat(HTTP_AUTHORITY, &st) == 0 && (st.st_mtim.tv_sec != h->authority.tv_sec ||
-                                              st.st_mtim.tv_nsec != h->authority.tv_nsec);
+    return stat(HTTP_AUTHORITY, &st) == 0 &&
+           (st.st_mtim.tv_sec != h->authority.tv_sec || st.st_mtim.tv_nsec != h->authority.tv_nsec);
 }
 
 static int context_new(Http *h, const char *certificate, const char *key, SSL_CTX **ret)

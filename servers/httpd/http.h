@@ -93,7 +93,8 @@ struct HttpConnection {
     int linger_fd; /* the socket once more, from when the library lets go of it */
     bool authenticated, tls, dying, http2;
     bool last_bytes; /* the library has let go of it, what it sent last is not out yet */
-    char certificate[65]; /* SHA-256, in hex, of what the client has shown and proved; "": nothing */
+    char
+        certificate[65]; /* SHA-256, in hex, of what the client has shown and proved; "": nothing */
     char peer_name[ENDPOINT_ADDRESS_TEXT];
     char local_name[ENDPOINT_ADDRESS_TEXT];
 };
@@ -109,7 +110,7 @@ struct HttpPeer {
     int error; /* of the check */
     uint64_t retry_usec;
     uint64_t used_usec;
-    hybus_row *row; /* what it may do with our own pages */
+    hybus_row *row;                 /* what it may do with our own pages */
     hybus_agent_question *question; /* for a new one */
     bool rejudging;
     unsigned overtaken;
@@ -166,7 +167,8 @@ struct Http {
     bool event_ready, claimed, draining, failed;
     SSL_CTX *tls;
     char fingerprint[ENDPOINT_FINGERPRINT_SIZE]; /* "AB:CD:…" */
-    struct timespec authority; /* when the file of the clients' authority was written; 0: there is none */
+    struct timespec
+        authority; /* when the file of the clients' authority was written; 0: there is none */
     HttpListener *listeners[HTTP_LISTENERS_MAX];
     size_t n_listeners;
     int passed[HTTP_LISTENERS_MAX];
@@ -179,7 +181,8 @@ struct Http {
     bool settling;
     uint64_t settling_generation;
     size_t n_connections, n_authenticated, n_addresses, n_streams, n_lingers;
-    uint64_t next_id, swept_usec, bodies_swept_usec, streams_usec, drain_since_usec, drain_until_usec, log_second;
+    uint64_t next_id, swept_usec, bodies_swept_usec, streams_usec, drain_since_usec,
+        drain_until_usec, log_second;
     unsigned log_lines;
     char life[9]; /* tells this server's own event ids from those of its earlier lives */
     char host_name[256];
@@ -332,8 +335,8 @@ void http_login_forget_cookie(HttpExchange *x);
 /* --- http-origin.c: hosts and origins ------------------------------------------------------------
  */
 bool http_host_is_ours(Http *h, HttpConnection *c, http_span authority);
-/* 0, or a status: judges Origin, answers to CORS are added. `ambient`: the request carries what a browser adds
- * by itself. */
+/* 0, or a status: judges Origin, answers to CORS are added. `ambient`: the request carries what a
+ * browser adds by itself. */
 unsigned http_origin_check(HttpExchange *x, bool bearer, bool ambient);
 bool http_origin_preflight(HttpExchange *x);
 

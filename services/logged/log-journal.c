@@ -134,9 +134,9 @@ static log_source source_of(sd_journal *j)
                : LOG_SOURCE_JOURNAL;
 }
 
-/* The unit is known by the sender's control group, the user by its credentials, and neither can be forged. Programs
- * that dbus-daemon starts by itself run in its unit, but as another user. What comes by a unit's standard output
- * bears the name of whoever opened it. */
+/* The unit is known by the sender's control group, the user by its credentials, and neither can be
+ * forged. Programs that dbus-daemon starts by itself run in its unit, but as another user. What
+ * comes by a unit's standard output bears the name of whoever opened it. */
 static bool is_of_bus(log_journal *j, const log_entry *e)
 {
     char transport[16];

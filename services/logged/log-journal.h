@@ -20,8 +20,8 @@ int log_journal_new(sd_event *event, log_book *b, const char *cursor_path, log_j
 void log_journal_free(log_journal *j);
 HYBUS_DEFINE_CLEANUP(log_journal, log_journal_free)
 
-/* Calls `f` for each message that the bus refused, as its own unit logs it under the user `uid`. What others write
- * in its words does not count. `monotonic`: when it was logged. */
+/* Calls `f` for each message that the bus refused, as its own unit logs it under the user `uid`.
+ * What others write in its words does not count. `monotonic`: when it was logged. */
 typedef void (*log_journal_refused)(const log_refusal *refusal, uint64_t monotonic, void *userdata);
 void log_journal_on_refused(log_journal *j, uint32_t uid, log_journal_refused f, void *userdata);
 

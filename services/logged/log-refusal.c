@@ -26,7 +26,8 @@ bool log_refusal_equal(const log_refusal *a, const log_refusal *b)
 {
     return a->uid == b->uid && a->type == b->type && a->receive == b->receive &&
            streq(a->sender, b->sender) && streq(a->destination, b->destination) &&
-           streq(a->interface, b->interface) && streq(a->member, b->member) && streq(a->path, b->path);
+           streq(a->interface, b->interface) && streq(a->member, b->member) &&
+           streq(a->path, b->path);
 }
 
 /* --- words ---------------------------------------------------------------------------------- */
@@ -124,14 +125,16 @@ static bool read_message(cursor c, log_refusal *r)
            name(&c, NAME_BYTES, r->destination);
 }
 
-/* The sender's command line stands before it as it is, quotes included. Nothing in it can pass for all that
- * must follow, which is longer than what is quoted of it. */
+/* The sender's command line stands before it as it is, quotes included. Nothing in it can pass for
+ * all that must follow, which is longer than what is quoted of it. */
 static bool find_message(cursor c, log_refusal *r)
 {
     static const char start[] = ") interface=\"";
-    _Static_assert(sizeof(") interface=\"\" member=\"\" error name=\"\" requested_reply=\"0\" destination=\"\"") >
-                       COMMAND_MAX,
-                   "a command line could hold a whole message");
+    _Static_assert(
+        sizeof(
+            ") interface=\"\" member=\"\" error name=\"\" requested_reply=\"0\" destination=\"\"") >
+            COMMAND_MAX,
+        "a command line could hold a whole message");
     const log_refusal before = *r;
     const char *found;
 

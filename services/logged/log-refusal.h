@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #pragma once
 
-/* What the bus itself refused, as its own words in the journal tell. dbus-daemon writes a line, dbus-broker
- * structured fields. Parts of both come from whoever was refused, so nothing but valid names is taken. */
+/* What the bus itself refused, as its own words in the journal tell. dbus-daemon writes a line,
+ * dbus-broker structured fields. Parts of both come from whoever was refused, so nothing but valid
+ * names is taken. */
 
 #include <hybus/base.h>
 
@@ -23,8 +24,8 @@ typedef struct log_refusal {
 
 bool log_refusal_equal(const log_refusal *a, const log_refusal *b);
 
-/* dbus-daemon: `[system] Rejected send message, 1 matched rules; type="method_call", sender=":1.7" (uid=…`.
- * False: something else; *ret is untouched then. */
+/* dbus-daemon: `[system] Rejected send message, 1 matched rules; type="method_call", sender=":1.7"
+ * (uid=…`. False: something else; *ret is untouched then. */
 bool log_refusal_of_daemon(const char *line, size_t size, log_refusal *ret);
 
 /* dbus-broker: the values of its fields of these names. */

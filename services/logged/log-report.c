@@ -111,7 +111,8 @@ int log_report_new(sd_bus *bus, hybus_agent *agent, log_report **ret)
         return -ENOMEM;
     r->bus = bus;
     r->connected = log_clock_now().monotonic;
-    e = sd_event_add_time_relative(sd_bus_get_event(bus), &r->later, CLOCK_MONOTONIC, 0, 0, on_later, r);
+    e = sd_event_add_time_relative(sd_bus_get_event(bus), &r->later, CLOCK_MONOTONIC, 0, 0,
+                                   on_later, r);
     if (e >= 0)
         e = sd_event_source_set_enabled(r->later, SD_EVENT_OFF);
     if (e >= 0)

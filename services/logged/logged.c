@@ -39,7 +39,7 @@ typedef struct Manager {
     log_journal *journal;
     log_receive *receive; /* NULL: nothing listens */
     log_remote *remote;   /* NULL: no sink */
-    log_report *report; /* NULL: the journal is not read */
+    log_report *report;   /* NULL: the journal is not read */
     log_bus *bus;
     log_responder *responder;
     sd_event_source *tick;
@@ -108,8 +108,8 @@ static int adopt_settings(Manager *m, const Settings *from)
                                settings.storage_name);
     r = log_networks_parse(from->allow, &allowed, &bad);
     if (r < 0)
-        return hybus_log_errno(LOG_ERR, r, "[syslog] Allow: %s is not a network (\"192.168.1.0/24\")",
-                               bad);
+        return hybus_log_errno(LOG_ERR, r,
+                               "[syslog] Allow: %s is not a network (\"192.168.1.0/24\")", bad);
     settings.storage_name = NULL;
     m->settings = settings;
     m->allowed = allowed;
@@ -317,7 +317,8 @@ static int watch_bus(Manager *m, hybus_daemon *d)
     if (!m->journal)
         return 0;
     if (!bus) {
-        hybus_warning("There is no user " BUS_USER "; what the bus refuses does not enter the audit");
+        hybus_warning("There is no user " BUS_USER
+                      "; what the bus refuses does not enter the audit");
         return 0;
     }
     r = log_report_new(hybus_daemon_bus(d), hybus_daemon_agent(d), &m->report);

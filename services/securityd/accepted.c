@@ -49,8 +49,8 @@ int accepted_save(const char *directory, const Policy *policy, const Catalogue *
     r = write_rules(f, policy);
     if (r >= 0)
         r = catalogue_format(catalogue, write_document, f);
-    if (r >= 0 && fprintf(f, MARK_START "%" PRIu64 " time %" PRIu64 " -->\n<node/>\n" PART, mark->generation,
-                          mark->time_usec) < 0)
+    if (r >= 0 && fprintf(f, MARK_START "%" PRIu64 " time %" PRIu64 " -->\n<node/>\n" PART,
+                          mark->generation, mark->time_usec) < 0)
         r = -ENOMEM;
     if (fclose(f) != 0 && r >= 0)
         r = -ENOMEM;
@@ -111,8 +111,8 @@ static int load_rules(char **text, Policy **ret)
 
     while ((r = next_part(text, &part)) > 0) {
         if (n == allocated) {
-            Rule **larger = reallocarray(rules, allocated = allocated ? allocated * 2 : 64,
-                                         sizeof *larger);
+            Rule **larger =
+                reallocarray(rules, allocated = allocated ? allocated * 2 : 64, sizeof *larger);
             if (!larger) {
                 r = -ENOMEM;
                 break;
@@ -132,7 +132,8 @@ static int load_rules(char **text, Policy **ret)
     return r;
 }
 
-int accepted_load(const char *directory, Policy **ret_policy, Catalogue **ret_catalogue, AcceptedMark *ret_mark)
+int accepted_load(const char *directory, Policy **ret_policy, Catalogue **ret_catalogue,
+                  AcceptedMark *ret_mark)
 {
     _cleanup_(catalogue_freep) Catalogue *catalogue = NULL;
     _cleanup_(policy_unrefp) Policy *policy = NULL;
@@ -150,8 +151,8 @@ int accepted_load(const char *directory, Policy **ret_policy, Catalogue **ret_ca
     if (r >= 0)
         r = catalogue_new(&catalogue);
     while (r >= 0 && *at && (r = next_part(&at, &part)) >= 0) {
-        if (startswith(part, MARK_START) &&
-            sscanf(part, MARK_START "%" SCNu64 " time %" SCNu64, &mark.generation, &mark.time_usec) != 2)
+        if (startswith(part, MARK_START) && sscanf(part, MARK_START "%" SCNu64 " time %" SCNu64,
+                                                   &mark.generation, &mark.time_usec) != 2)
             r = -EBADMSG;
         if (r >= 0)
             r = catalogue_parse(catalogue, "(last accepted)", part, strlen(part), true, NULL);

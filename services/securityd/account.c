@@ -177,7 +177,8 @@ int security_remove_user(Security *s, const Subject *caller, const char *name)
         if (streq(s->store->tokens[i].principal, principal))
             (void)store_remove_token(s->store, s->store->tokens[i].name);
     for (size_t i = 0; i < s->store->n_certificates; i++)
-        if (streq(s->store->certificates[i].principal, principal) && !s->store->certificates[i].revoked)
+        if (streq(s->store->certificates[i].principal, principal) &&
+            !s->store->certificates[i].revoked)
             s->store->certificates[i].revoked = store_now(s->store);
     consent_forget_subject(s->consent, principal);
     (void)security_end_sessions(s, name); /* in the file they name a password that nobody has */

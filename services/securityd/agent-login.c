@@ -135,7 +135,8 @@ static void login_done(Pending *p, bool right, const char *hash)
     if (r == -EAGAIN)
         (void)throttled(peer, p->question, wait);
     else if (r < 0)
-        (void)refuse(peer, p->question, r, r == -EKEYREJECTED ? "wrong user or password" : "refused");
+        (void)refuse(peer, p->question, r,
+                     r == -EKEYREJECTED ? "wrong user or password" : "refused");
     else {
         send_session(p, secret, expires);
         if (peer->socket)
@@ -193,7 +194,8 @@ static void own_password_hashed(Pending *p, bool right, const char *hash)
     Peer *peer = p->peer;
     uint64_t expires = 0;
     char *secret = NULL;
-    int r = right ? security_own_password_end(peer->security, &l, p->session, &p->check, hash, &secret, &expires)
+    int r = right ? security_own_password_end(peer->security, &l, p->session, &p->check, hash,
+                                              &secret, &expires)
                   : -EIO;
 
     if (r >= 0 && peer->socket)
@@ -324,7 +326,8 @@ static void add_user(Peer *p, const json_t *q, const char *hash)
     int r = read_words(json_object_get(q, "roles"), &roles);
 
     if (r >= 0)
-        r = security_add_user_with(p->security, &caller, strempty(string(q, "name")), roles, hash, &e);
+        r = security_add_user_with(p->security, &caller, strempty(string(q, "name")), roles, hash,
+                                   &e);
     answer_change(p, q, r, &e, false);
 }
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #pragma once
 
-/* What is asked about passwords over the private socket. The answer waits while a password is worked on,
- * and the asker may leave meanwhile. */
+/* What is asked about passwords over the private socket. The answer waits while a password is
+ * worked on, and the asker may leave meanwhile. */
 
 #include "agent-peer.h"
 

@@ -49,7 +49,8 @@ static int add_members(const Peer *p, const char *interface, json_t *members, ch
 
         if (index < -1)
             return index;
-        json_array_append_new(members, json_pack("[s, s, s, i]", interface, m[i].name, kind, index));
+        json_array_append_new(members,
+                              json_pack("[s, s, s, i]", interface, m[i].name, kind, index));
     }
     return 0;
 }
@@ -63,13 +64,14 @@ static int send_hello(Peer *p, const json_t *q, json_t *members)
     for (char **w = p->permissions; w && *w; w++)
         json_array_append_new(list, json_string(*w));
     json_object_set_new(answer, "epoch", decimal(hybus_page_writer_epoch(page)));
-    json_object_set_new(answer, "generation", json_integer((json_int_t)hybus_page_writer_generation(
-                                                  page)));
+    json_object_set_new(answer, "generation",
+                        json_integer((json_int_t)hybus_page_writer_generation(page)));
     json_object_set_new(answer, "permissions", list);
     json_object_set_new(answer, "members", members);
     json_object_set_new(answer, "claimed", json_boolean(p->security->store->claimed));
     r = peer_send(p, answer, hybus_page_writer_fd(page));
-    return r == -EMSGSIZE ? refuse(p, q, -ENOBUFS, "these interfaces do not fit into one answer") : r;
+    return r == -EMSGSIZE ? refuse(p, q, -ENOBUFS, "these interfaces do not fit into one answer")
+                          : r;
 }
 
 static int op_hello(Peer *p, const json_t *q)
@@ -90,9 +92,8 @@ static int op_hello(Peer *p, const json_t *q)
     if (json_array_size(interfaces) > AGENT_INTERFACES_MAX)
         return refuse(p, q, -ENOBUFS, "too many interfaces");
     members = json_array();
-    json_array_foreach (interfaces, i, one)
-        if (r >= 0)
-            r = add_members(p, strempty(json_string_value(one)), members, &permissions);
+    json_array_foreach(interfaces, i, one) if (r >= 0) r =
+        add_members(p, strempty(json_string_value(one)), members, &permissions);
     if (r < 0) {
         json_decref(members);
         words_free(permissions);
@@ -159,7 +160,8 @@ int ops_read_subject(const Peer *p, const json_t *q, Asked *ret)
         return read_unknown(q, ret);
     if (!is_id(uid) || (gids && !json_is_array(gids)) || json_array_size(gids) > POLICY_GROUPS_MAX)
         return -EINVAL;
-    json_array_foreach (gids, i, gid) {
+    json_array_foreach(gids, i, gid)
+    {
         if (!is_id(gid))
             return -EINVAL;
         ret->gids[i] = (uint32_t)json_integer_value(gid);
@@ -184,7 +186,8 @@ static int asked_permissions(const Peer *p, const json_t *q, const char ***ret, 
         return -ENOMEM;
     for (i = 0; !list && i < n; i++)
         permissions[i] = p->permissions[i];
-    json_array_foreach (list, i, one) {
+    json_array_foreach(list, i, one)
+    {
         /* An ill-formed name is simply one that nobody holds. */
         permissions[i] = strempty(json_string_value(one));
     }
@@ -278,8 +281,8 @@ static int op_unjudged(Peer *p, const json_t *q)
     return 0;
 }
 
-/* Their groups as NSS knows them: the bus tells none, and its rules were made for these. A connection that has left
- * before anybody could ask is known by its name alone, or not at all. */
+/* Their groups as NSS knows them: the bus tells none, and its rules were made for these. A
+ * connection that has left before anybody could ask is known by its name alone, or not at all. */
 static int read_sender(const Peer *p, const json_t *q, NamedSubject *ret, Subject *behalf)
 {
     const json_t *uid = json_object_get(q, "uid");
@@ -311,8 +314,8 @@ static int op_bus_refused(Peer *p, const json_t *q)
     NamedSubject sender;
     Subject behalf;
 
-    if (!peer_may(p, "security.bus-refused") || count <= 0 || strlen(type) != 1 || !strchr("mer", *type) ||
-        read_sender(p, q, &sender, &behalf) < 0)
+    if (!peer_may(p, "security.bus-refused") || count <= 0 || strlen(type) != 1 ||
+        !strchr("mer", *type) || read_sender(p, q, &sender, &behalf) < 0)
         return 0;
     security_bus_refused(p->security, &sender.subject, &refusal, (uint64_t)count);
     named_subject_done(&sender);
@@ -468,7 +471,8 @@ static int op_psk(Peer *p, const json_t *q)
     int r = 0;
 
     if (!peer_may(p, "security.psk"))
-        return refuse(p, q, -EACCES, "keys of nodes are for the server that needs them: security.psk");
+        return refuse(p, q, -EACCES,
+                      "keys of nodes are for the server that needs them: security.psk");
     if (!is_missing_or(q, "after", JSON_INTEGER) || after < 0)
         return refuse(p, q, -EINVAL, "after: how many are known already");
     list = json_array();

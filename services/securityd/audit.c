@@ -153,8 +153,8 @@ static int copy_record(Audit *a, const AuditRecord *from, uint64_t n, AuditRecor
         to->id = strdup(from->id);
     else if (asprintf(&to->id, "%s-%llu", a->prefix, (unsigned long long)to->number) < 0)
         to->id = NULL;
-    if (!to->id || !to->subject || !to->inputs || !to->permission || !to->call || !to->rule || !to->file ||
-        !to->reason || !to->suggestion) {
+    if (!to->id || !to->subject || !to->inputs || !to->permission || !to->call || !to->rule ||
+        !to->file || !to->reason || !to->suggestion) {
         audit_record_done(to);
         return -ENOMEM;
     }
@@ -180,8 +180,8 @@ static Entry *place_for(Audit *a, uint64_t share, bool allowed)
         if (!oldest[e->allowed] || e->record.number < oldest[e->allowed]->record.number)
             oldest[e->allowed] = e;
     }
-    if (n_own >= (allowed ? AUDIT_ALLOWED_MAX / AUDIT_ALLOWED_SHARE
-                          : AUDIT_RECORDS_MAX / AUDIT_SHARE))
+    if (n_own >=
+        (allowed ? AUDIT_ALLOWED_MAX / AUDIT_ALLOWED_SHARE : AUDIT_RECORDS_MAX / AUDIT_SHARE))
         return own;
     if (allowed && n_allowed >= AUDIT_ALLOWED_MAX)
         return oldest[true];
@@ -281,7 +281,8 @@ int audit_count(Audit *a, const AuditRecord *record, uint64_t n, const AuditReco
     if (copy.id) {
         e = entry_of(a, copy.id);
         /* Nobody adds to what is somebody else's, nor takes its name. */
-        if (e && (e->hash != hash(strempty(copy.subject)) || !streq(e->record.verdict, copy.verdict))) {
+        if (e &&
+            (e->hash != hash(strempty(copy.subject)) || !streq(e->record.verdict, copy.verdict))) {
             e = NULL;
             copy.id = NULL;
         }
@@ -403,8 +404,8 @@ static uint8_t *put_number(uint8_t *to, const uint8_t *end, const char *name, ui
     return put(to, end, name, text);
 }
 
-/* Its ring takes these from nobody else, so no flood of the log pushes them out. False: h-logged is not
- * there, or has no room. */
+/* Its ring takes these from nobody else, so no flood of the log pushes them out. False: h-logged is
+ * not there, or has no room. */
 static bool to_logged(const AuditRecord *r, const char *message)
 {
     uint8_t fields[12288], *to = fields, *end = fields + sizeof fields;
@@ -450,8 +451,8 @@ void audit_journal(const AuditRecord *r, void *userdata)
     if (r->count > 1)
         snprintf(count, sizeof count, ", %llu times", (unsigned long long)r->count);
     snprintf(message, sizeof message, "%s %s: %s %s%s%s (rule %s, %s%s)", r->id, r->verdict,
-             r->subject, *r->permission ? r->permission : "nothing", *r->call ? " for " : "", r->call,
-             *r->rule ? r->rule : "none", r->reason, count);
+             r->subject, *r->permission ? r->permission : "nothing", *r->call ? " for " : "",
+             r->call, *r->rule ? r->rule : "none", r->reason, count);
     if (to_logged(r, message))
         return;
     (void)sd_journal_send("MESSAGE=%s", message, "PRIORITY=%i", LOG_NOTICE,

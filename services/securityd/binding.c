@@ -75,10 +75,11 @@ static char *binding_to_line(const Security *s, const Binding *b)
         hex_encode(p->peer.address, sizeof p->peer.address, peer);
     for (char **role = p ? p->own_roles : NULL; role && *role; role++)
         json_array_append_new(roles, json_string(*role));
-    j = json_pack("{s:s s:s s:I s:s* s:s* s:s* s:s* s:b s:i s:I s:s s:o}", "bus", strempty(s->bus_id), "name", b->name,
-                  "uid", (json_int_t)b->uid, "principal", p ? p->name : NULL, "token",
-                  p ? p->token : NULL, "protocol", p ? p->protocol : NULL, "peer",
-                  p && p->has_peer ? peer : NULL, "encrypted", p && p->encrypted, "credential", p ? (int)p->credential : 0, "expires",
+    j = json_pack("{s:s s:s s:I s:s* s:s* s:s* s:s* s:b s:i s:I s:s s:o}", "bus",
+                  strempty(s->bus_id), "name", b->name, "uid", (json_int_t)b->uid, "principal",
+                  p ? p->name : NULL, "token", p ? p->token : NULL, "protocol",
+                  p ? p->protocol : NULL, "peer", p && p->has_peer ? peer : NULL, "encrypted",
+                  p && p->encrypted, "credential", p ? (int)p->credential : 0, "expires",
                   (json_int_t)(p ? p->expires : 0), "sha256", hash, "roles", roles);
     text = j ? json_dumps(j, JSON_COMPACT) : NULL;
     json_decref(j);
@@ -129,10 +130,8 @@ static int read_principal(const json_t *j, Principal **ret)
     p->encrypted = json_is_true(json_object_get(j, "encrypted"));
     p->credential = (Credential)json_integer_value(json_object_get(j, "credential"));
     p->expires = (uint64_t)json_integer_value(json_object_get(j, "expires"));
-    json_array_foreach (roles, i, role)
-        if (r >= 0)
-            r = words_add(&p->own_roles, strempty(json_string_value(role)),
-                          json_string_length(role));
+    json_array_foreach(roles, i, role) if (r >= 0) r =
+        words_add(&p->own_roles, strempty(json_string_value(role)), json_string_length(role));
     if (r < 0 || !p->name || !p->protocol || !p->token != !token)
         return -ENOMEM;
     if (hex_decode(strempty(json_string_value(json_object_get(j, "sha256"))), p->hash,
@@ -218,14 +217,16 @@ int security_bindings_load(Security *s)
 {
     _cleanup_(freep) char *text = NULL;
     size_t size = 0;
-    int r = read_file_limited(s->settings->runtime_directory, BINDINGS_FILE, FILE_MAX, &text, &size);
+    int r =
+        read_file_limited(s->settings->runtime_directory, BINDINGS_FILE, FILE_MAX, &text, &size);
 
     if (r >= 0)
         r = load_lines(s, text);
     if (r < 0 && r != -ENOENT) {
         s->bindings_lost = true;
-        hybus_log_errno(LOG_ERR, r, "Cannot read who is bound on the bus: until the bus or the device is "
-                                    "restarted, only root may call there");
+        hybus_log_errno(LOG_ERR, r,
+                        "Cannot read who is bound on the bus: until the bus or the device is "
+                        "restarted, only root may call there");
     }
     return r == -ENOMEM ? r : 0;
 }

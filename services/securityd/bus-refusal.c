@@ -6,11 +6,14 @@
 
 #define PROPERTIES "org.freedesktop.DBus.Properties"
 
-static const char by_the_bus[] = "the bus refused it by its own rules (dbus-1/system.d); this policy is not "
-                                 "asked about such a message";
-static const char by_others[] = "the bus refused it, and this policy grants it: by a rule of the service's own file "
-                                "(dbus-1/system.d), or before the grant was in force";
-static const char not_known[] = "daemons and apps reach only services that an interface file describes";
+static const char by_the_bus[] =
+    "the bus refused it by its own rules (dbus-1/system.d); this policy is not "
+    "asked about such a message";
+static const char by_others[] =
+    "the bus refused it, and this policy grants it: by a rule of the service's own file "
+    "(dbus-1/system.d), or before the grant was in force";
+static const char not_known[] =
+    "daemons and apps reach only services that an interface file describes";
 
 /* An interface of the service: the bus guards all properties of a service at once. */
 static const char *interface_of(const Catalogue *c, const char *service)
@@ -42,14 +45,15 @@ static Verdict judge(Security *s, const Subject *subject, Question *q)
     Verdict v = {.reason = not_known};
 
     if (q->interface && catalogue_destination(s->catalogue, q->interface))
-        v = bus_rules_judge(s->policy, s->catalogue, subject, q->interface, strempty(q->member), q->kind,
-                            &q->permission);
+        v = bus_rules_judge(s->policy, s->catalogue, subject, q->interface, strempty(q->member),
+                            q->kind, &q->permission);
     if (v.allowed)
         v = (Verdict){.reason = by_others};
     return v;
 }
 
-void security_bus_refused(Security *s, const Subject *subject, const BusRefusal *refusal, uint64_t n)
+void security_bus_refused(Security *s, const Subject *subject, const BusRefusal *refusal,
+                          uint64_t n)
 {
     const bool named = refusal->destination && *refusal->destination;
     Question q = {.interface = refusal->interface,

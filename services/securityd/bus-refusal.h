@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #pragma once
 
-/* What the bus itself (layer 1) refused, in the audit: told after the fact by whoever reads its log, so the policy may
- * have moved since. */
+/* What the bus itself (layer 1) refused, in the audit: told after the fact by whoever reads its
+ * log, so the policy may have moved since. */
 
 #include "security.h"
 
@@ -12,6 +12,7 @@ typedef struct BusRefusal {
     const char *destination, *interface, *member, *path; /* NULL or "": not known */
 } BusRefusal;
 
-/* `subject`: who sent it, with the groups that NSS knows (the rules were compiled for those). The same again is one
- * record with a count. */
-void security_bus_refused(Security *s, const Subject *subject, const BusRefusal *refusal, uint64_t n);
+/* `subject`: who sent it, with the groups that NSS knows (the rules were compiled for those). The
+ * same again is one record with a count. */
+void security_bus_refused(Security *s, const Subject *subject, const BusRefusal *refusal,
+                          uint64_t n);

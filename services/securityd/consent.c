@@ -64,8 +64,9 @@ static int save(const Consent *c)
         if (k->until != CONSENT_ALWAYS)
             continue;
         hex_encode(k->digest, sizeof k->digest, digest);
-        json_array_append_new(list, json_pack("{ss ss ss ss ss sb}", "digest", digest, "subject", k->subject,
-                                              "call", k->call, "rule", k->rule, "why", k->why, "yes", k->yes));
+        json_array_append_new(list, json_pack("{ss ss ss ss ss sb}", "digest", digest, "subject",
+                                              k->subject, "call", k->call, "rule", k->rule, "why",
+                                              k->why, "yes", k->yes));
     }
     text = json_dumps(list, JSON_COMPACT);
     json_decref(list);
@@ -76,8 +77,8 @@ static int save(const Consent *c)
     return r;
 }
 
-static int remember(Consent *c, const uint8_t *digest, const char *subject, const char *call, const char *rule,
-                    const char *why, bool yes, uint64_t until)
+static int remember(Consent *c, const uint8_t *digest, const char *subject, const char *call,
+                    const char *rule, const char *why, bool yes, uint64_t until)
 {
     ConsentRemembered k = {.subject = strdup(subject),
                            .call = strdup(call),
@@ -104,8 +105,8 @@ static void load_one(Consent *c, const json_t *j)
     uint8_t bytes[SHA256_SIZE];
     int yes;
 
-    if (json_unpack((json_t *)j, "{ss ss ss ss ss sb}", "digest", &digest, "subject", &subject, "call", &call,
-                    "rule", &rule, "why", &why, "yes", &yes) == 0 &&
+    if (json_unpack((json_t *)j, "{ss ss ss ss ss sb}", "digest", &digest, "subject", &subject,
+                    "call", &call, "rule", &rule, "why", &why, "yes", &yes) == 0 &&
         strlen(digest) == 2 * SHA256_SIZE && hex_decode(digest, bytes, sizeof bytes) >= 0)
         (void)remember(c, bytes, subject, call, rule, why, yes, CONSENT_ALWAYS);
 }
@@ -273,7 +274,8 @@ static size_t pending_of(const Consent *c, const char *subject)
     return n;
 }
 
-static int question_new(Consent *c, const ConsentCall *call, const uint8_t *digest, ConsentQuestion **ret)
+static int question_new(Consent *c, const ConsentCall *call, const uint8_t *digest,
+                        ConsentQuestion **ret)
 {
     ConsentQuestion *q = calloc(1, sizeof *q);
 
@@ -305,7 +307,8 @@ static int ask_anew(Consent *c, const ConsentCall *call, const uint8_t *digest, 
 
     if (!c->asker.ask)
         return -ENOENT;
-    if (c->n_pending >= CONSENT_PENDING_MAX || pending_of(c, call->subject) >= CONSENT_PER_SUBJECT_MAX ||
+    if (c->n_pending >= CONSENT_PENDING_MAX ||
+        pending_of(c, call->subject) >= CONSENT_PER_SUBJECT_MAX ||
         !rates_left(&c->rates, "", call->subject, CONSENT_RATE, CONSENT_RATE_USEC, now))
         return -ENOBUFS;
     r = question_new(c, call, digest, ret);

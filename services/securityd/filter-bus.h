@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #pragma once
 
-/* What a list shall hold, as all methods that list take it: "a{sv}u", keys that narrow it and a limit. */
+/* What a list shall hold, as all methods that list take it: "a{sv}u", keys that narrow it and a
+ * limit. */
 
 #include <systemd/sd-bus.h>
 

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Passwords from outside, and the sessions that they open.
  *
- * Guessing is slowed twice: each address has its own allowance, and each name has one that all strangers
- * share. An attacker with many addresses can use up the second, but not for those who come from where
- * the user has logged in before: these have only their own address's allowance to lose. Tokens,
- * certificates and sessions are not concerned at all, nor is local root. */
+ * Guessing is slowed twice: each address has its own allowance, and each name has one that all
+ * strangers share. An attacker with many addresses can use up the second, but not for those who
+ * come from where the user has logged in before: these have only their own address's allowance to
+ * lose. Tokens, certificates and sessions are not concerned at all, nor is local root. */
 
 #include <hybus/log.h>
 
@@ -180,8 +180,8 @@ int security_login_end(Security *s, const Login *l, const LoginCheck *check, boo
     return 1;
 }
 
-int security_own_password_begin(Security *s, const char *session_secret, Login *l, uint64_t *ret_session,
-                                LoginCheck *ret, uint64_t *ret_wait)
+int security_own_password_begin(Security *s, const char *session_secret, Login *l,
+                                uint64_t *ret_session, LoginCheck *ret, uint64_t *ret_wait)
 {
     const Session *session = security_session_of(s, session_secret);
     const User *u = session ? store_user(s->store, session->user) : NULL;
@@ -189,15 +189,17 @@ int security_own_password_begin(Security *s, const char *session_secret, Login *
 
     if (!u)
         return -ENOENT;
-    if (!principal_name_is_valid(strempty(l->protocol)) || !security_user_may_change_password(s, u, &c))
+    if (!principal_name_is_valid(strempty(l->protocol)) ||
+        !security_user_may_change_password(s, u, &c))
         return -EACCES;
     l->user = u->name;
     *ret_session = session->id;
     return security_login_begin(s, l, ret, ret_wait);
 }
 
-int security_own_password_end(Security *s, const Login *l, uint64_t session_id, const LoginCheck *check,
-                              const char *hash, char **ret_secret, uint64_t *ret_expires)
+int security_own_password_end(Security *s, const Login *l, uint64_t session_id,
+                              const LoginCheck *check, const char *hash, char **ret_secret,
+                              uint64_t *ret_expires)
 {
     const Session *session = sessions_find(&s->sessions, session_id);
     User *u = store_user(s->store, l->user);

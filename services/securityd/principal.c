@@ -97,8 +97,8 @@ int security_principal_refresh(Security *s, Principal *p)
 
 void security_principal_touch(Security *s, const Principal *p)
 {
-    Session *session = p->credential == CREDENTIAL_SESSION ? sessions_match(&s->sessions, p->hash)
-                                                           : NULL;
+    Session *session =
+        p->credential == CREDENTIAL_SESSION ? sessions_match(&s->sessions, p->hash) : NULL;
 
     if (!session || security_session_is_over(s, session))
         return;
@@ -108,8 +108,8 @@ void security_principal_touch(Security *s, const Principal *p)
         (void)security_save_sessions(s);
 }
 
-/* Nobody guesses one: whoever names it has been told by the server it was given to. JSON numbers are exact
- * up to 2^53. */
+/* Nobody guesses one: whoever names it has been told by the server it was given to. JSON numbers
+ * are exact up to 2^53. */
 static int new_handle(uint64_t *ret)
 {
     uint64_t handle = 0;
@@ -208,7 +208,8 @@ static int match_certificate(Security *s, const Connect *c, Principal **ret)
 
 static int match_bearer(Security *s, const Connect *c, Principal **ret, uint64_t *ret_wait)
 {
-    Session *session = startswith(c->bearer, SESSION_PREFIX) ? security_session_of(s, c->bearer) : NULL;
+    Session *session =
+        startswith(c->bearer, SESSION_PREFIX) ? security_session_of(s, c->bearer) : NULL;
     Token *t = session ? NULL : store_match(s->store, c->bearer);
 
     if (session)
@@ -221,7 +222,8 @@ static int match_bearer(Security *s, const Connect *c, Principal **ret, uint64_t
 }
 
 /* Whether no rule keeps them from it. */
-static bool may_unless_denied(Security *s, const Connect *c, Subject subject, const char *permission)
+static bool may_unless_denied(Security *s, const Connect *c, Subject subject,
+                              const char *permission)
 {
     Network peer;
     Verdict v;

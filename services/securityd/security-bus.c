@@ -170,8 +170,8 @@ static int method_list_audit(sd_bus_message *m, void *userdata, sd_bus_error *er
         r = sd_bus_message_open_container(reply, 'a', "a{sv}");
     while (r >= 0 && n < limit && (record = audit_older(b->security->audit, number))) {
         number = record->number;
-        if ((subject && !streq(subject, record->subject)) || (verdict && !streq(verdict, record->verdict)) ||
-            record->time_usec < since)
+        if ((subject && !streq(subject, record->subject)) ||
+            (verdict && !streq(verdict, record->verdict)) || record->time_usec < since)
             continue;
         r = explain_append(reply, record);
         n++;
@@ -275,7 +275,8 @@ static void on_grant_proven(int result, const char *message, void *userdata)
     call_end(c, result, &error);
 }
 
-/* Most rules are about our own daemons: then the bus is left alone, which spares looking up all users. */
+/* Most rules are about our own daemons: then the bus is left alone, which spares looking up all
+ * users. */
 static bool bus_is_concerned(const SecurityBus *b, const Rule *rule)
 {
     return b->bus_policy && bus_rules_concern(b->security->catalogue, rule);
@@ -464,10 +465,14 @@ static int get_statistics(sd_bus *bus, const char *path, const char *interface,
         const char *name;
         uint64_t value;
     } all[] = {
-        {"rows", s->rows},       {"judgements", s->judgements},
-        {"denied", s->denied},   {"connections", s->connections},
-        {"checks", s->checks},   {"throttled", s->throttled},
-        {"used", s->used},       {"limited", s->limited},
+        {"rows", s->rows},
+        {"judgements", s->judgements},
+        {"denied", s->denied},
+        {"connections", s->connections},
+        {"checks", s->checks},
+        {"throttled", s->throttled},
+        {"used", s->used},
+        {"limited", s->limited},
         {"rules", policy_rules(b->security->policy, NULL)},
     };
     int r = sd_bus_message_open_container(reply, 'a', "{st}");
@@ -486,21 +491,18 @@ static const sd_bus_vtable vtable[] = {
                             SD_BUS_VTABLE_UNPRIVILEGED),
     SD_BUS_METHOD_WITH_ARGS("ListRules", SD_BUS_NO_ARGS, SD_BUS_RESULT("a(ssssssu)", rules),
                             method_list_rules, SD_BUS_VTABLE_UNPRIVILEGED),
-    SD_BUS_METHOD_WITH_ARGS("Grant",
-                            SD_BUS_ARGS("s", id, "s", to, "s", permissions, "s", conditions),
-                            SD_BUS_RESULT("s", rule, "t", generation), method_grant,
-                            SD_BUS_VTABLE_UNPRIVILEGED),
+    SD_BUS_METHOD_WITH_ARGS(
+        "Grant", SD_BUS_ARGS("s", id, "s", to, "s", permissions, "s", conditions),
+        SD_BUS_RESULT("s", rule, "t", generation), method_grant, SD_BUS_VTABLE_UNPRIVILEGED),
     SD_BUS_METHOD_WITH_ARGS("Revoke", SD_BUS_ARGS("s", id), SD_BUS_RESULT("t", generation),
                             method_revoke, SD_BUS_VTABLE_UNPRIVILEGED),
     SD_BUS_METHOD_WITH_ARGS("Reload", SD_BUS_NO_ARGS, SD_BUS_RESULT("t", generation), method_reload,
                             SD_BUS_VTABLE_UNPRIVILEGED),
-    SD_BUS_METHOD_WITH_ARGS("Explain", SD_BUS_ARGS("s", audit),
-                            SD_BUS_RESULT("a{sv}", explanation), explain_method,
-                            SD_BUS_VTABLE_UNPRIVILEGED),
-    SD_BUS_METHOD_WITH_ARGS("ExplainCall",
-                            SD_BUS_ARGS("s", subject, "s", interface, "s", member, "s", kind),
-                            SD_BUS_RESULT("a{sv}", explanation), explain_method_call,
-                            SD_BUS_VTABLE_UNPRIVILEGED),
+    SD_BUS_METHOD_WITH_ARGS("Explain", SD_BUS_ARGS("s", audit), SD_BUS_RESULT("a{sv}", explanation),
+                            explain_method, SD_BUS_VTABLE_UNPRIVILEGED),
+    SD_BUS_METHOD_WITH_ARGS(
+        "ExplainCall", SD_BUS_ARGS("s", subject, "s", interface, "s", member, "s", kind),
+        SD_BUS_RESULT("a{sv}", explanation), explain_method_call, SD_BUS_VTABLE_UNPRIVILEGED),
     SD_BUS_METHOD_WITH_ARGS("ExplainConnection", SD_BUS_ARGS("s", name),
                             SD_BUS_RESULT("a{sv}", explanation), explain_method_connection,
                             SD_BUS_VTABLE_UNPRIVILEGED),
@@ -532,16 +534,17 @@ static const sd_bus_vtable vtable[] = {
                             method_list_users, SD_BUS_VTABLE_UNPRIVILEGED),
     SD_BUS_METHOD_WITH_ARGS("RemoveUser", SD_BUS_ARGS("s", name), SD_BUS_NO_RESULT,
                             method_remove_user, SD_BUS_VTABLE_UNPRIVILEGED),
-    SD_BUS_METHOD_WITH_ARGS("Bind", SD_BUS_ARGS("t", handle), SD_BUS_RESULT("s", principal), method_bind,
-                            SD_BUS_VTABLE_UNPRIVILEGED),
+    SD_BUS_METHOD_WITH_ARGS("Bind", SD_BUS_ARGS("t", handle), SD_BUS_RESULT("s", principal),
+                            method_bind, SD_BUS_VTABLE_UNPRIVILEGED),
     SD_BUS_METHOD_WITH_ARGS("SetUserRoles", SD_BUS_ARGS("s", name, "as", roles), SD_BUS_NO_RESULT,
                             method_set_user_roles, SD_BUS_VTABLE_UNPRIVILEGED),
     SD_BUS_METHOD_WITH_ARGS("ListSessions", SD_BUS_NO_ARGS, SD_BUS_RESULT("a(tssstt)", sessions),
                             method_list_sessions, SD_BUS_VTABLE_UNPRIVILEGED),
     SD_BUS_METHOD_WITH_ARGS("RemoveSession", SD_BUS_ARGS("t", id), SD_BUS_NO_RESULT,
                             method_remove_session, SD_BUS_VTABLE_UNPRIVILEGED),
-    SD_BUS_METHOD_WITH_ARGS("ListCertificates", SD_BUS_NO_ARGS, SD_BUS_RESULT("a(sssttt)", certificates),
-                            method_list_certificates, SD_BUS_VTABLE_UNPRIVILEGED),
+    SD_BUS_METHOD_WITH_ARGS("ListCertificates", SD_BUS_NO_ARGS,
+                            SD_BUS_RESULT("a(sssttt)", certificates), method_list_certificates,
+                            SD_BUS_VTABLE_UNPRIVILEGED),
     SD_BUS_METHOD_WITH_ARGS("RevokeCertificate", SD_BUS_ARGS("s", name), SD_BUS_NO_RESULT,
                             method_revoke_certificate, SD_BUS_VTABLE_UNPRIVILEGED),
     SD_BUS_METHOD_WITH_ARGS("ListTokens", SD_BUS_NO_ARGS, SD_BUS_RESULT("a(ssttt)", tokens),
@@ -571,8 +574,8 @@ static void on_socket_change(void *userdata)
     security_bus_changed(userdata);
 }
 
-int security_bus_publish(Security *security, AgentSocket *socket, BusPolicy *bus_policy, sd_bus *bus,
-                         SecurityBus **ret)
+int security_bus_publish(Security *security, AgentSocket *socket, BusPolicy *bus_policy,
+                         sd_bus *bus, SecurityBus **ret)
 {
     _cleanup_(security_bus_freep) SecurityBus *b = calloc(1, sizeof *b);
     int r;
@@ -614,8 +617,8 @@ void security_bus_free(SecurityBus *b)
 
 void security_bus_announce(SecurityBus *b)
 {
-    hybus_object_changed(b->object, "Generation", "Claimed", "Development", "PolicyError", "BusError",
-                         NULL);
+    hybus_object_changed(b->object, "Generation", "Claimed", "Development", "PolicyError",
+                         "BusError", NULL);
 }
 
 void security_bus_changed(SecurityBus *b)

@@ -9,21 +9,24 @@ void security_adopt(Security *s, Policy *policy);
 /* What is in force has changed: count it and remember it for the next boot. */
 int security_accept(Security *s);
 
-/* Moves the slots that a rule may have touched. A rule for groups, roles or everybody touches all. */
+/* Moves the slots that a rule may have touched. A rule for groups, roles or everybody touches all.
+ */
 void security_move_rule(Security *s, const Rule *rule);
 void security_move_principal(Security *s, const char *principal);
 
-/* May the caller let somebody in who holds what `as` (a user; NULL: nobody in particular) and the roles do? */
+/* May the caller let somebody in who holds what `as` (a user; NULL: nobody in particular) and the
+ * roles do? */
 int security_check_from_outside(Security *s, const Subject *caller, const char *as,
                                 char *const *roles, hybus_config_error *e);
 
-/* How many there were; negative: they are over now, but may come back when h-securityd is started anew. */
+/* How many there were; negative: they are over now, but may come back when h-securityd is started
+ * anew. */
 int security_end_sessions(Security *s, const char *user);
-/* For the next start of h-securityd in this boot. 0 also when they will end with it; negative: what is no
- * session any more may come back. */
+/* For the next start of h-securityd in this boot. 0 also when they will end with it; negative: what
+ * is no session any more may come back. */
 int security_save_sessions(Security *s);
-int security_load_sessions(Security *s); /* -ENOMEM, or 0 */
-bool security_expire_sessions(Security *s); /* whether there were any */
+int security_load_sessions(Security *s);               /* -ENOMEM, or 0 */
+bool security_expire_sessions(Security *s);            /* whether there were any */
 uint64_t security_next_session_end(const Security *s); /* µs of CLOCK_BOOTTIME; UINT64_MAX */
 
 bool security_user_may_connect(Security *s, const User *u, const Connect *c);
@@ -57,7 +60,8 @@ bool security_node_is_void(Security *s, const Principal *p);
 
 /* Takes back what security_grant_rule() did. */
 void security_ungrant_rule(Security *s, Rule *rule);
-/* An id that no rule has; never the same twice, also while the first one still waits for the bus. */
+/* An id that no rule has; never the same twice, also while the first one still waits for the bus.
+ */
 void security_fresh_id(Security *s, char *ret, size_t size);
 
 /* Shows the setup code as long as nobody has claimed the device. */

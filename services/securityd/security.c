@@ -101,7 +101,9 @@ const char *security_inputs(const Subject *s)
         if (s->ended)
             add_input(text, sizeof text, " ended=yes");
         add_input(text, sizeof text, " encrypted=%s protocol=%s",
-                  s->encrypted == UNKNOWN ? "unknown" : s->encrypted == YES ? "yes" : "no",
+                  s->encrypted == UNKNOWN ? "unknown"
+                  : s->encrypted == YES   ? "yes"
+                                          : "no",
                   s->protocol ? s->protocol : "unknown");
     }
     return text;
@@ -137,7 +139,8 @@ bool security_windows_moved(Security *s)
     return true;
 }
 
-/* Windows begin and end with a minute. The clock may be set forward meanwhile, so nobody sleeps longer. */
+/* Windows begin and end with a minute. The clock may be set forward meanwhile, so nobody sleeps
+ * longer. */
 uint64_t security_next_window(Security *s)
 {
     if (s->windows == 0)
@@ -286,8 +289,8 @@ static int take(Security *s, Policy *policy, Catalogue *catalogue, PolicyNotes *
 {
     _cleanup_(policy_unrefp) Policy *before = s->policy ? policy_ref(s->policy) : NULL;
     PolicyNotes old = s->notes;
-    bool changed = !s->policy || s->fallback || !policy_equal(s->policy, policy) ||
-                   !s->catalogue || !catalogue_equal(s->catalogue, catalogue);
+    bool changed = !s->policy || s->fallback || !policy_equal(s->policy, policy) || !s->catalogue ||
+                   !catalogue_equal(s->catalogue, catalogue);
     int r;
 
     security_adopt(s, policy);
@@ -330,8 +333,8 @@ int security_reload(Security *s)
 
 /* --- start ----------------------------------------------------------------------------------- */
 
-/* Without permissions of members even root could call nothing: the interfaces may be good although the
- * policy is not. */
+/* Without permissions of members even root could call nothing: the interfaces may be good although
+ * the policy is not. */
 static void save_interfaces(Security *s)
 {
     _cleanup_(hybus_config_error_done) hybus_config_error e = {0};
@@ -470,9 +473,9 @@ Verdict security_judge(Security *s, const Subject *subject, const Question *q)
 {
     s->statistics.judgements++;
     if (!q->permission && !subject->unknown)
-        return (Verdict){.reason = q->interface && *q->interface
-                                       ? "this member carries no permission: nobody may use it"
-                                       : "the call names no interface"};
+        return (Verdict){.reason = q->interface && *q->interface ? "this member carries no "
+                                                                   "permission: nobody may use it"
+                                                                 : "the call names no interface"};
     return judge_now(s, subject, q->permission);
 }
 
@@ -485,7 +488,8 @@ static const char *kind_name(char kind)
                          : "signal";
 }
 
-static int suggest(const Security *s, const Subject *subject, const Question *q, const Verdict *v, char **ret)
+static int suggest(const Security *s, const Subject *subject, const Question *q, const Verdict *v,
+                   char **ret)
 {
     const char *name;
     Subject alone = *subject;
@@ -503,8 +507,8 @@ static int suggest(const Security *s, const Subject *subject, const Question *q,
     else if (subject->ended)
         n = asprintf(ret, "%s", "make a new token: h-policy token add");
     else if (v->rule && v->rule->kind == RULE_ASK)
-        n = asprintf(ret, "let somebody answer (h-policy agent): rule %s in %s:%u asks", v->rule->id,
-                     v->rule->file, v->rule->line);
+        n = asprintf(ret, "let somebody answer (h-policy agent): rule %s in %s:%u asks",
+                     v->rule->id, v->rule->file, v->rule->line);
     else if (v->rule)
         n = asprintf(ret, "change rule %s in %s:%u", v->rule->id, v->rule->file, v->rule->line);
     else if (v->candidate)
@@ -528,7 +532,8 @@ static int describe_call(const Question *q, char **ret)
     if (!q->interface && !q->member)
         n = asprintf(ret, "%s", strempty(q->service));
     else if (!*strempty(q->interface) && !*strempty(q->member))
-        n = asprintf(ret, "%s%s%s", strempty(q->service), q->service ? ": " : "", kind_name(q->kind));
+        n = asprintf(ret, "%s%s%s", strempty(q->service), q->service ? ": " : "",
+                     kind_name(q->kind));
     else
         n = asprintf(ret, "%s%s%.255s.%.255s (%s)%s%.255s", strempty(q->service),
                      q->service ? ": " : "", strempty(q->interface), strempty(q->member),
@@ -557,8 +562,7 @@ int security_explain(Security *s, const Subject *subject, const Question *q, con
 
     if (error >= 0)
         error = suggest(s, subject, q, v, &r.suggestion);
-    if (error < 0 || !r.subject || !r.inputs || !r.permission || !r.rule || !r.file ||
-        !r.reason) {
+    if (error < 0 || !r.subject || !r.inputs || !r.permission || !r.rule || !r.file || !r.reason) {
         audit_record_done(&r);
         return -ENOMEM;
     }
@@ -576,8 +580,8 @@ void security_note_refused(Security *s, const Subject *subject, const Question *
                  security_boottime());
 }
 
-int security_record_refusal(Security *s, const Subject *subject, const Question *q, const Verdict *v,
-                            const AuditRecord **ret_record)
+int security_record_refusal(Security *s, const Subject *subject, const Question *q,
+                            const Verdict *v, const AuditRecord **ret_record)
 {
     AuditRecord record;
     int r;
@@ -601,8 +605,8 @@ int security_refuse(Security *s, const Subject *subject, const Question *q, Verd
     return ret->allowed ? 0 : security_record_refusal(s, subject, q, ret, ret_record);
 }
 
-void security_used(Security *s, const Subject *subject, const char *permission,
-                   const char *service, uint64_t n)
+void security_used(Security *s, const Subject *subject, const char *permission, const char *service,
+                   uint64_t n)
 {
     const Verdict v = judge_now(s, subject, permission);
     const AuditRecord record = {

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #pragma once
 
-/* What h-securityd knows and does, without bus and sockets: the policy in force, the interfaces, users
- * and tokens, the audit, the shared page. Every change goes through here: tables first, then the
- * page. Telling the peers and waiting for them is agent-socket.c's. */
+/* What h-securityd knows and does, without bus and sockets: the policy in force, the interfaces,
+ * users and tokens, the audit, the shared page. Every change goes through here: tables first, then
+ * the page. Telling the peers and waiting for them is agent-socket.c's. */
 
 #include <hybus/page.h>
 
@@ -23,12 +23,13 @@
 
 /* Fields of the configuration file; see docs/securityd.md. */
 typedef struct SecuritySettings {
-    char **policy_directories;        /* highest precedence first */
-    char *grant_directory;            /* one of them; where Grant writes */
-    char **vendor_interfaces;         /* directories */
+    char **policy_directories; /* highest precedence first */
+    char *grant_directory;     /* one of them; where Grant writes */
+    char **vendor_interfaces;  /* directories */
     char **administrator_interfaces;
     char *state_directory, *runtime_directory;
-    char *bus_directory; /* included by the configuration of the bus; "": the bus guards nothing for us */
+    char *bus_directory; /* included by the configuration of the bus; "": the bus guards nothing for
+                            us */
     char *bus_group;     /* of whom the bus denies everything that no rule there allows */
     char *label_code_file; /* the code printed on the device's label, if it has one */
     uint64_t session_idle, session_lifetime; /* µs; 0: no such bound */
@@ -85,7 +86,7 @@ typedef struct Security {
     char setup_code[SECURITY_CODE_SIZE + 1]; /* "" once claimed */
     uint64_t last_id;
     SecurityStatistics statistics;
-    Moment moment;           /* see security_moment() */
+    Moment moment;             /* see security_moment() */
     uint64_t wall_at, windows; /* when its wall clock was read; see policy_windows() */
     Rates rates;
 } Security;
@@ -94,10 +95,11 @@ int security_new(const SecuritySettings *settings, AuditSink sink, Security **re
 void security_free(Security *s);
 HYBUS_DEFINE_CLEANUP(Security, security_free)
 
-/* Reads all files anew, all or none. -EBADMSG: see policy_error. 1: something changed, 0: nothing. */
+/* Reads all files anew, all or none. -EBADMSG: see policy_error. 1: something changed, 0: nothing.
+ */
 int security_reload(Security *s);
 
-uint64_t security_boottime(void); /* µs of the clock that is never set */
+uint64_t security_boottime(void);                /* µs of the clock that is never set */
 uint64_t security_generation(const Security *s); /* accepted changes since the device was made */
 uint32_t security_slot(const Subject *subject);
 /* Static buffer; "uid:1000", "user:alice", "anonymous". */
@@ -110,13 +112,14 @@ Subject security_remote_subject(const Principal *p); /* NULL: anonymous */
 int security_policy_with(const Policy *old, Rule *const *more, size_t n_more, const Rule *less,
                          Policy **ret);
 
-/* A grant in two steps, so that the bus can be asked between them: all checks, giving the rule; and all
- * checks again, then its file, the tables and the page. */
+/* A grant in two steps, so that the bus can be asked between them: all checks, giving the rule; and
+ * all checks again, then its file, the tables and the page. */
 int security_grant_check(Security *s, const Subject *caller, const char *id, const char *to,
                          const char *permissions, const char *when, Rule **ret,
                          hybus_config_error *e);
 int security_grant_commit(Security *s, const Subject *caller, Rule *rule, hybus_config_error *e);
-/* Both. 1 as security_reload(), or negative with a message in `e` (-EACCES, -EEXIST, -EINVAL, -ENOBUFS). */
+/* Both. 1 as security_reload(), or negative with a message in `e` (-EACCES, -EEXIST, -EINVAL,
+ * -ENOBUFS). */
 int security_grant(Security *s, const Subject *caller, const char *id, const char *to,
                    const char *permissions, const char *when, const Rule **ret,
                    hybus_config_error *e);
@@ -138,7 +141,8 @@ int security_check_user(Security *s, const Subject *caller, const char *name, ch
                         hybus_config_error *e);
 int security_remove_user(Security *s, const Subject *caller, const char *name);
 int security_remove_token(Security *s, const Subject *caller, const char *name);
-/* `as` NULL: the token stands for itself. Roles and users bring rights: the maker must hold them. */
+/* `as` NULL: the token stands for itself. Roles and users bring rights: the maker must hold them.
+ */
 int security_add_token(Security *s, const Subject *caller, const char *name, const char *as,
                        char *const *roles, uint64_t lifetime_usec, char **ret_secret,
                        hybus_config_error *e);
@@ -149,7 +153,8 @@ int security_init_authority(Security *s, const Subject *caller);
 int security_issue_certificate(Security *s, const Subject *caller, const char *name, const char *as,
                                char *const *roles, uint64_t lifetime_usec, const char *passphrase,
                                char **ret_bundle, hybus_config_error *e);
-int security_revoke_certificate(Security *s, const Subject *caller, const char *name); /* -ENOENT; 1 */
+int security_revoke_certificate(Security *s, const Subject *caller,
+                                const char *name); /* -ENOENT; 1 */
 /* NULL is not. */
 bool security_certificate_is_good(Security *s, const Certificate *c);
 /* *ret stays the list's. */
@@ -157,9 +162,9 @@ int security_add_node(Security *s, const Subject *caller, const char *name, cons
                       hybus_config_error *e);
 int security_remove_node(Security *s, const Subject *caller, const char *name);
 
-/* An administrator. Of a device that nobody has claimed: for local root, or with the setup code. Later:
- * for those who may make tokens and hold all that they hand on. -EACCES, -EINVAL, -ENOBUFS; -EAGAIN
- * with *ret_wait in µs. After a failure all is as it was. */
+/* An administrator. Of a device that nobody has claimed: for local root, or with the setup code.
+ * Later: for those who may make tokens and hold all that they hand on. -EACCES, -EINVAL, -ENOBUFS;
+ * -EAGAIN with *ret_wait in µs. After a failure all is as it was. */
 int security_setup(Security *s, const Subject *caller, const char *code, const char *user,
                    char **ret_secret, uint64_t *ret_wait, hybus_config_error *e);
 
@@ -167,7 +172,7 @@ int security_setup(Security *s, const Subject *caller, const char *code, const c
  * anonymous. */
 typedef struct Connect {
     const char *protocol, *peer, *tls, *bearer;
-    const char *cert_sha256; /* of a certificate that the server has verified, in hex */
+    const char *cert_sha256;     /* of a certificate that the server has verified, in hex */
     const char *node, *node_key; /* whose key it has shown to have; node_key_id() of that key */
 } Connect;
 int security_connect(Security *s, const Connect *c, Principal **ret, uint64_t *ret_wait);
@@ -182,9 +187,9 @@ uint64_t security_next_expiry(Security *s);
 /* Moves the slots of principals whose tokens have expired since `since`. Whether there were any. */
 bool security_expire(Security *s, uint64_t since);
 
-/* What is known of now. Its wall clock never runs backwards, nor slower than CLOCK_BOOTTIME: a window of
- * time that has closed is not opened again, nor kept open, by a clock that is set back. Good until the next
- * call. */
+/* What is known of now. Its wall clock never runs backwards, nor slower than CLOCK_BOOTTIME: a
+ * window of time that has closed is not opened again, nor kept open, by a clock that is set back.
+ * Good until the next call. */
 const Moment *security_moment(Security *s);
 /* Moves all slots when a window of time has opened or closed. Whether one has. */
 bool security_windows_moved(Security *s);
@@ -192,8 +197,9 @@ bool security_windows_moved(Security *s);
 uint64_t security_next_window(Security *s);
 /* Does the subject hold it now, without any particular call? */
 bool security_allows(Security *s, const Subject *subject, const char *permission);
-/* A login, in two steps between which the password is compared. Begin: -EAGAIN with *ret_wait. End: 1 and
- * the secret of a new session; -EKEYREJECTED; -EAGAIN; -EACCES (may not connect); -ENOBUFS. */
+/* A login, in two steps between which the password is compared. Begin: -EAGAIN with *ret_wait. End:
+ * 1 and the secret of a new session; -EKEYREJECTED; -EAGAIN; -EACCES (may not connect); -ENOBUFS.
+ */
 typedef struct Login {
     const char *user, *protocol, *peer, *tls;
 } Login;
@@ -206,18 +212,20 @@ void login_check_done(LoginCheck *c);
 int security_login_begin(Security *s, const Login *l, LoginCheck *ret, uint64_t *ret_wait);
 int security_login_end(Security *s, const Login *l, const LoginCheck *check, bool right,
                        char **ret_secret, uint64_t *ret_expires, uint64_t *ret_wait);
-/* The first half of security_login_end(): -EKEYREJECTED, -EAGAIN with *ret_wait; 0: it is the password. */
+/* The first half of security_login_end(): -EKEYREJECTED, -EAGAIN with *ret_wait; 0: it is the
+ * password. */
 int security_login_proved(Security *s, const Login *l, const LoginCheck *check, bool right,
                           uint64_t *ret_wait);
 
-/* A user's own password, changed by who is logged in and knows the old one: begin, then as for a login
- * (throttled like it) security_login_proved(), then the end with the hash of the new one. All sessions end, and
- * *ret_secret is a new one's. Begin sets l->user and *ret_session. -ENOENT: no (or no longer) such session;
- * -EACCES: a rule denies security.own-password. */
-int security_own_password_begin(Security *s, const char *session_secret, Login *l, uint64_t *ret_session,
-                                LoginCheck *ret, uint64_t *ret_wait);
-int security_own_password_end(Security *s, const Login *l, uint64_t session_id, const LoginCheck *check,
-                              const char *hash, char **ret_secret, uint64_t *ret_expires);
+/* A user's own password, changed by who is logged in and knows the old one: begin, then as for a
+ * login (throttled like it) security_login_proved(), then the end with the hash of the new one. All
+ * sessions end, and *ret_secret is a new one's. Begin sets l->user and *ret_session. -ENOENT: no
+ * (or no longer) such session; -EACCES: a rule denies security.own-password. */
+int security_own_password_begin(Security *s, const char *session_secret, Login *l,
+                                uint64_t *ret_session, LoginCheck *ret, uint64_t *ret_wait);
+int security_own_password_end(Security *s, const Login *l, uint64_t session_id,
+                              const LoginCheck *check, const char *hash, char **ret_secret,
+                              uint64_t *ret_expires);
 
 /* NULL: there is none of that secret, or it is over. */
 Session *security_session_of(Security *s, const char *secret);
@@ -239,13 +247,13 @@ int security_explain(Security *s, const Subject *subject, const Question *q, con
 int security_refuse(Security *s, const Subject *subject, const Question *q, Verdict *ret,
                     const AuditRecord **ret_record);
 /* Records a refusal that was decided elsewhere. */
-int security_record_refusal(Security *s, const Subject *subject, const Question *q, const Verdict *v,
-                            const AuditRecord **ret_record);
+int security_record_refusal(Security *s, const Subject *subject, const Question *q,
+                            const Verdict *v, const AuditRecord **ret_record);
 /* What a filter has let pass: the first of each kind is recorded, the rest counted. */
-void security_used(Security *s, const Subject *subject, const char *permission,
-                   const char *service, uint64_t n);
-/* What a filter turned away without a judgement, and why; counted likewise. `audit`: the id that it gave
- * the record, or NULL. */
+void security_used(Security *s, const Subject *subject, const char *permission, const char *service,
+                   uint64_t n);
+/* What a filter turned away without a judgement, and why; counted likewise. `audit`: the id that it
+ * gave the record, or NULL. */
 void security_turned_away(Security *s, const Subject *subject, const Question *q,
                           const char *reason, const char *audit, uint64_t n);
 /* Records a change of policy, user or token. */

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Sessions outlive h-securityd, in a file in memory beside its socket. It holds no secret, only what one is
- * recognised by. Each session names the password that opened it: whatever was lost between writing one file and
- * another, a session of a password that is no longer the user's does not come back. */
+/* Sessions outlive h-securityd, in a file in memory beside its socket. It holds no secret, only
+ * what one is recognised by. Each session names the password that opened it: whatever was lost
+ * between writing one file and another, a session of a password that is no longer the user's does
+ * not come back. */
 
 #include <hybus/log.h>
 #include <jansson.h>
@@ -29,10 +30,11 @@ static json_t *session_to_json(const Security *s, const Session *session)
     char hash[2 * SHA256_SIZE + 1], password[2 * SHA256_SIZE + 1];
 
     hex_encode(session->hash, sizeof session->hash, hash);
-    return json_pack("{sI ss ss ss ss ss* sI sI sI}", "id", (json_int_t)session->id, "user", session->user,
-                     "protocol", session->protocol, "peer", session->peer, "sha256", hash, "password",
-                     password_mark(s, session->user, password), "created", (json_int_t)session->created, "begun",
-                     (json_int_t)session->begun, "used", (json_int_t)session->used);
+    return json_pack("{sI ss ss ss ss ss* sI sI sI}", "id", (json_int_t)session->id, "user",
+                     session->user, "protocol", session->protocol, "peer", session->peer, "sha256",
+                     hash, "password", password_mark(s, session->user, password), "created",
+                     (json_int_t)session->created, "begun", (json_int_t)session->begun, "used",
+                     (json_int_t)session->used);
 }
 
 static int write_sessions(const Security *s)
@@ -48,7 +50,8 @@ static int write_sessions(const Security *s)
     json_decref(j);
     if (!text)
         return -ENOMEM;
-    r = write_checked_file(s->settings->runtime_directory, SESSIONS_FILE, "sessions", text, strlen(text));
+    r = write_checked_file(s->settings->runtime_directory, SESSIONS_FILE, "sessions", text,
+                           strlen(text));
     free(text);
     return r;
 }
@@ -103,9 +106,11 @@ static int load_session(Security *s, const json_t *j)
         !read_time(j, "created", INT64_MAX, &new.created) ||
         !read_time(j, "used", security_boottime(), &new.used) ||
         !read_time(j, "begun", new.used, &new.begun) ||
-        hex_decode(strempty(json_string_value(json_object_get(j, "sha256"))), new.hash, sizeof new.hash) < 0 ||
-        !password_mark(s, user, mark) || !streq(mark, password) || security_session_is_over(s, &new) ||
-        sessions_make_room(&s->sessions, user, &victim) < 0 || victim)
+        hex_decode(strempty(json_string_value(json_object_get(j, "sha256"))), new.hash,
+                   sizeof new.hash) < 0 ||
+        !password_mark(s, user, mark) || !streq(mark, password) ||
+        security_session_is_over(s, &new) || sessions_make_room(&s->sessions, user, &victim) < 0 ||
+        victim)
         return 0;
     r = sessions_add(&s->sessions, &new, &one);
     if (r >= 0)
@@ -120,9 +125,7 @@ static int load_all(Security *s, const char *text, size_t size)
     size_t i;
     int r = read_time(j, "last", INT64_MAX, &s->sessions.last_id) ? 0 : -EBADMSG;
 
-    json_array_foreach (json_object_get(j, "sessions"), i, one)
-        if (r >= 0)
-            r = load_session(s, one);
+    json_array_foreach(json_object_get(j, "sessions"), i, one) if (r >= 0) r = load_session(s, one);
     json_decref(j);
     return r;
 }
@@ -136,7 +139,8 @@ int security_load_sessions(Security *s)
     /* Of another state than the one that is in force. */
     if (s->store->restored || s->store->damaged || s->store->foreign)
         return forget_file(s);
-    r = read_checked_file(s->settings->runtime_directory, SESSIONS_FILE, "sessions", FILE_MAX, &text, &size);
+    r = read_checked_file(s->settings->runtime_directory, SESSIONS_FILE, "sessions", FILE_MAX,
+                          &text, &size);
     if (r >= 0)
         r = load_all(s, text, size);
     if (r == -ENOMEM)

@@ -2,8 +2,8 @@
 #pragma once
 
 /* Who has logged in with a password. Sessions are kept in memory, and in a file in memory
- * (session-file.c): they end with the boot, and no login costs flash. Their time is that of the clock which
- * is never set. */
+ * (session-file.c): they end with the boot, and no login costs flash. Their time is that of the
+ * clock which is never set. */
 
 #include "state-file.h"
 
@@ -15,9 +15,9 @@
 typedef struct Session {
     uint64_t id;
     char *user, *protocol, *peer;
-    uint8_t hash[SHA256_SIZE];   /* of its secret */
-    uint64_t created;            /* µs of CLOCK_REALTIME, to be shown */
-    uint64_t begun, used;        /* µs of CLOCK_BOOTTIME */
+    uint8_t hash[SHA256_SIZE]; /* of its secret */
+    uint64_t created;          /* µs of CLOCK_REALTIME, to be shown */
+    uint64_t begun, used;      /* µs of CLOCK_BOOTTIME */
 } Session;
 
 typedef struct Sessions {
@@ -29,8 +29,8 @@ typedef struct Sessions {
 
 void sessions_done(Sessions *s);
 
-/* Where a new one goes, after its limits: NULL, or one that must be ended first. -ENOBUFS: all are in use
- * by others. */
+/* Where a new one goes, after its limits: NULL, or one that must be ended first. -ENOBUFS: all are
+ * in use by others. */
 int sessions_make_room(Sessions *s, const char *user, Session **ret_victim);
 /* -ENOMEM. */
 int sessions_add(Sessions *s, const Session *new, Session **ret);

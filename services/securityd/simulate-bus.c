@@ -32,7 +32,8 @@ static int append_change(sd_bus_message *m, const Change *c)
     if (r >= 0 && c->count > 0)
         r = sd_bus_message_append(m, "{sv}", "count", "t", c->count);
     r = r < 0 ? r : explain_append_string(m, "rule", v->rule ? v->rule->id : "default");
-    r = r < 0 ? r : explain_append_string(m, "before", c->before.rule ? c->before.rule->id : "default");
+    r = r < 0 ? r
+              : explain_append_string(m, "before", c->before.rule ? c->before.rule->id : "default");
     r = r < 0 ? r : explain_append_string(m, "reason", v->reason);
     return r < 0 ? r : sd_bus_message_close_container(m);
 }

@@ -3,7 +3,8 @@
 
 #include "security-internal.h"
 
-/* As it stands after arg.NAME=. Others than plain values match nothing, and what is secret neither. */
+/* As it stands after arg.NAME=. Others than plain values match nothing, and what is secret neither.
+ */
 static const char *text_of(const json_t *v, char *buffer, size_t size)
 {
     if (json_is_string(v))
@@ -22,7 +23,8 @@ static void read_arguments(Single *single, const json_t *arguments)
     const Member *member = single->member;
     size_t n = words_count(member->arguments);
 
-    for (size_t i = 0; i < n && i < json_array_size(arguments) && i < CATALOGUE_ARGUMENTS_MAX; i++) {
+    for (size_t i = 0; i < n && i < json_array_size(arguments) && i < CATALOGUE_ARGUMENTS_MAX;
+         i++) {
         single->names[i] = member->arguments[i];
         single->values[i] = member->secret >> i & 1
                                 ? NULL
@@ -41,8 +43,8 @@ static void take(Security *s, const Rule *rule, const Subject *subject)
                    rule->more.rate_usec, security_boottime());
 }
 
-/* Of two, each uses up its own: a holder has no more of it by acting for many, nor a principal by being acted for
- * by many. */
+/* Of two, each uses up its own: a holder has no more of it by acting for many, nor a principal by
+ * being acted for by many. */
 static void count(Security *s, const Subject *subject, const Question *q, const Verdict *v)
 {
     Subject holder = *subject;
@@ -78,7 +80,8 @@ static void set_moments(Security *s, Subject *subject, Single *single)
     subject->behalf = &single->behalf;
 }
 
-int single_judge(Security *s, Subject *subject, const Question *q, const json_t *arguments, Single *ret)
+int single_judge(Security *s, Subject *subject, const Question *q, const json_t *arguments,
+                 Single *ret)
 {
     bool wants = false;
 
@@ -97,9 +100,11 @@ int single_judge(Security *s, Subject *subject, const Question *q, const json_t 
         read_arguments(ret, arguments);
     set_moments(s, subject, ret);
     ret->verdict = policy_judge(s->policy, subject, q->permission);
-    ret->moment.wants_arguments = ret->behalf_moment.wants_arguments = NULL; /* it outlives this call */
+    ret->moment.wants_arguments = ret->behalf_moment.wants_arguments =
+        NULL; /* it outlives this call */
     /* A person speaks for one of the two only, and both must be allowed. */
-    ret->ask = !subject->behalf && !ret->verdict.allowed && ret->verdict.rule && ret->verdict.rule->kind == RULE_ASK;
+    ret->ask = !subject->behalf && !ret->verdict.allowed && ret->verdict.rule &&
+               ret->verdict.rule->kind == RULE_ASK;
     /* A person is shown them in any case. */
     ret->wants_arguments = (wants || ret->ask) && json_is_false(arguments) && ret->member;
     ret->once = ret->verdict.allowed && !ret->wants_arguments;

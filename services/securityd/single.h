@@ -15,12 +15,12 @@ typedef struct Single {
     char numbers[CATALOGUE_ARGUMENTS_MAX][32];
     Verdict verdict;
     bool wants_arguments; /* not decided without them */
-    bool once; /* allowed, but only this call */
-    bool ask;  /* a person decides */
+    bool once;            /* allowed, but only this call */
+    bool ask;             /* a person decides */
 } Single;
 
-/* `arguments`: an array, false when they can be asked for, or NULL. What is allowed has been counted and
- * recorded. Without `wants_arguments` and `once` the subject's row says it all. The subject's moment is
- * that of `ret` afterwards, so that a refusal is explained by it. */
-int single_judge(Security *s, Subject *subject, const Question *q, const json_t *arguments, Single *ret);
-
+/* `arguments`: an array, false when they can be asked for, or NULL. What is allowed has been
+ * counted and recorded. Without `wants_arguments` and `once` the subject's row says it all. The
+ * subject's moment is that of `ret` afterwards, so that a refusal is explained by it. */
+int single_judge(Security *s, Subject *subject, const Question *q, const json_t *arguments,
+                 Single *ret);

@@ -247,8 +247,9 @@ int hybus_agent_login(hybus_agent *a, const hybus_connection *c, const char *use
     return -ENOKEY;
 }
 
-int hybus_agent_own_password(hybus_agent *a, const hybus_connection *c, const char *old, const char *new,
-                             hybus_login_callback f, void *userdata, hybus_agent_question **ret)
+int hybus_agent_own_password(hybus_agent *a, const hybus_connection *c, const char *old,
+                             const char *new, hybus_login_callback f, void *userdata,
+                             hybus_agent_question **ret)
 {
     return -ENOKEY;
 }

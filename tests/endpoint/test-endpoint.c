@@ -125,7 +125,8 @@ static void test_requests_before_the_check(void **state)
     device_free(d);
 }
 
-/* What no row can hold is judged request by request, and one that was let through so ends with a change. */
+/* What no row can hold is judged request by request, and one that was let through so ends with a
+ * change. */
 static void test_single_requests(void **state)
 {
     device *d = device_new(NULL, NULL);
@@ -1004,7 +1005,8 @@ static void test_many_permissions(void **state)
     device_free(d);
 }
 
-/* Whoever registers and unregisters without end has no part in what is asked for another's endpoint. */
+/* Whoever registers and unregisters without end has no part in what is asked for another's
+ * endpoint. */
 static void test_others_come_and_go(void **state)
 {
     device *d = device_new(NULL, NULL);

@@ -167,9 +167,10 @@ static void test_rules(void **state)
 
 static void test_attributes(endpoints_spec *s)
 {
-    static const char *const good[] = {"rt=heat", "rt=\"a b,c;d\";if=x;ct=50", "obs", "x-y.z=1;obs"};
-    static const char *const bad[] = {"",      "rt=",     "rt=\"x",    "rt=x;",     ";rt=x",
-                                      "=x",    "RT=x",    "rt=a b",    "rt=\"\\\"", "rt=a,<b>",
+    static const char *const good[] = {"rt=heat", "rt=\"a b,c;d\";if=x;ct=50", "obs",
+                                       "x-y.z=1;obs"};
+    static const char *const bad[] = {"",      "rt=",     "rt=\"x",      "rt=x;",     ";rt=x",
+                                      "=x",    "RT=x",    "rt=a b",      "rt=\"\\\"", "rt=a,<b>",
                                       "rt=\n", "href=/x", "title=\"x\"", "anchor=x",  "rt=\"x\"y"};
     char large[ENDPOINTS_ATTRIBUTES_MAX + 2];
 
@@ -179,7 +180,8 @@ static void test_attributes(endpoints_spec *s)
         assert_int_equal(endpoints_spec_set_attributes(s, bad[i], strlen(bad[i])), -EINVAL);
     assert_string_equal(s->attributes, good[ELEMENTS(good) - 1]);
     memset(large, 'x', sizeof(large));
-    assert_int_equal(endpoints_spec_set_attributes(s, large, ENDPOINTS_ATTRIBUTES_MAX + 1), -EINVAL);
+    assert_int_equal(endpoints_spec_set_attributes(s, large, ENDPOINTS_ATTRIBUTES_MAX + 1),
+                     -EINVAL);
 }
 
 static void test_other_fields(void **state)
@@ -199,7 +201,8 @@ static void test_other_fields(void **state)
     assert_int_equal(endpoints_spec_set_unit(&s, "a/b.service", 11), -EINVAL);
     assert_int_equal(endpoints_spec_set_unit(&s, "a@b.service", 11), 0);
     assert_int_equal(endpoints_spec_set_unit(&s, "@b.service", 10), -EINVAL);
-    assert_int_equal(endpoints_spec_set_unit(&s, "a@.service", 10), -EINVAL); /* nothing that can be started */
+    assert_int_equal(endpoints_spec_set_unit(&s, "a@.service", 10),
+                     -EINVAL); /* nothing that can be started */
     assert_int_equal(endpoints_spec_set_unit(&s, "thermo.socket", 13), -EINVAL);
     assert_int_equal(endpoints_spec_set_object(&s, "/", 1), 0);
     assert_int_equal(endpoints_spec_set_object(&s, "/a/b_1", 6), 0);

@@ -39,11 +39,13 @@ static void test_good(void **state)
     endpoints_spec *specs;
     size_t n;
 
-    assert_int_equal(read_text("[endpoint /thermo]\nUnit = thermo.service\nUser = thermo\n"
-                               "Title = Heat\nAttributes = rt=\"heat\";ct=50\nRule = GET / a.b\nRule = PUT /x c.d\n"
-                               "[endpoint /other]\nUser=thermo\nUnit=h-app@thermo.service\n",
-                               &specs, &n),
-                     0);
+    assert_int_equal(
+        read_text(
+            "[endpoint /thermo]\nUnit = thermo.service\nUser = thermo\n"
+            "Title = Heat\nAttributes = rt=\"heat\";ct=50\nRule = GET / a.b\nRule = PUT /x c.d\n"
+            "[endpoint /other]\nUser=thermo\nUnit=h-app@thermo.service\n",
+            &specs, &n),
+        0);
     assert_int_equal(n, 2);
     assert_string_equal(specs[0].ns, "/thermo");
     assert_string_equal(specs[0].unit, "thermo.service");

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
-/* What h-securityd keeps beside its state, with a checksum that is right: answers of people, sessions, and who is
- * bound on the bus. Whatever is taken stays within its bounds and can be written and read again. */
+/* What h-securityd keeps beside its state, with a checksum that is right: answers of people,
+ * sessions, and who is bound on the bus. Whatever is taken stays within its bounds and can be
+ * written and read again. */
 
 #include <assert.h>
 #include <ftw.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
-/* What the bus says of a refusal, as a line of dbus-daemon and as fields of dbus-broker, one a line: whatever comes, only
- * names come out. */
+/* What the bus says of a refusal, as a line of dbus-daemon and as fields of dbus-broker, one a
+ * line: whatever comes, only names come out. */
 
 #include <assert.h>
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
-/* The files that h-securityd keeps, with a checksum that is right: the input is a state as it was kept
- * before there was a database, and then a last accepted policy; or a database. Whatever is taken must be the same after it was written and read again. */
+/* The files that h-securityd keeps, with a checksum that is right: the input is a state as it was
+ * kept before there was a database, and then a last accepted policy; or a database. Whatever is
+ * taken must be the same after it was written and read again. */
 
 #include <assert.h>
 #include <ftw.h>

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The server over the fake core, for attacks.py: serve DIRECTORY TLS-PORT PLAIN-PORT [LINE…]; each
  * LINE is one of configuration. Says "ready" when it listens. Standard input: "d" drains, "r" loads
- * the certificate again, "g" grants everybody files and metrics, "v" revokes that and says "settled"
- * when it holds; its end ends the server. */
+ * the certificate again, "g" grants everybody files and metrics, "v" revokes that and says
+ * "settled" when it holds; its end ends the server. */
 
 #include <endpoint/endpoint.h>
 #include <hybus/config.h>
@@ -93,7 +93,8 @@ int main(int argc, char *argv[])
     Http *http = NULL;
 
     if (argc < 4 || load(argc, argv, &settings) < 0 || sd_event_new(&event) < 0 ||
-        endpoint_key_pair_make(argv[1], "testhost", HTTP_BUILD_EPOCH) < 0 || http_new(event, &settings, &http) < 0)
+        endpoint_key_pair_make(argv[1], "testhost", HTTP_BUILD_EPOCH) < 0 ||
+        http_new(event, &settings, &http) < 0)
         return 1;
     options.event = event;
     if (endpoint_core_new(&options, &core) < 0)

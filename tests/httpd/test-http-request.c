@@ -144,16 +144,10 @@ static void test_authority(void **state)
 
 static void test_fields(void **state)
 {
-    static const char *const kept[] = {"authorization",
-                                       "cookie",
-                                       "proxy-authorization",
-                                       "te",
-                                       "x-forwarded-for",
-                                       "forwarded",
-                                       "connection",
-                                       "bad name",
-                                       ":handle",
-                                       ""};
+    static const char *const kept[] = {
+        "authorization",   "cookie",    "proxy-authorization", "te",
+        "x-forwarded-for", "forwarded", "connection",          "bad name",
+        ":handle",         ""};
     static const char *const answers[] = {"set-cookie",
                                           "connection",
                                           "access-control-allow-origin",
@@ -190,14 +184,17 @@ static void test_cookies(void **state)
 {
     http_span value;
 
-    assert_int_equal(http_cookie_find(span("a=b; __Host-x=hys_abc-_ ; c=d"), "__Host-x", &value), 1);
+    assert_int_equal(http_cookie_find(span("a=b; __Host-x=hys_abc-_ ; c=d"), "__Host-x", &value),
+                     1);
     assert_true(http_span_is(value, "hys_abc-_"));
     assert_int_equal(http_cookie_find(span("__Host-x=1"), "__Host-x", &value), 1);
     assert_int_equal(http_cookie_find(span(""), "__Host-x", &value), 0);
-    assert_int_equal(http_cookie_find(span("__Host-xy=1; x__Host-x=2; __host-x=3; __Host-x"), "__Host-x",
-                                      &value), 0);
+    assert_int_equal(http_cookie_find(span("__Host-xy=1; x__Host-x=2; __host-x=3; __Host-x"),
+                                      "__Host-x", &value),
+                     0);
     /* Whoever could set one beside ours would choose the session. */
-    assert_int_equal(http_cookie_find(span("__Host-x=1; __Host-x=2"), "__Host-x", &value), -EBADMSG);
+    assert_int_equal(http_cookie_find(span("__Host-x=1; __Host-x=2"), "__Host-x", &value),
+                     -EBADMSG);
     assert_int_equal(http_cookie_find(span("__Host-x="), "__Host-x", &value), -EBADMSG);
     assert_int_equal(http_cookie_find(span("__Host-x=\"1\""), "__Host-x", &value), -EBADMSG);
     assert_int_equal(http_cookie_find(span("__Host-x=a b"), "__Host-x", &value), -EBADMSG);
@@ -209,18 +206,21 @@ static void test_forms(void **state)
 
     assert_int_equal(http_form_find(span("user=al%20ice+&x=1"), "user", value, sizeof(value)), 0);
     assert_string_equal(value, "al ice ");
-    assert_int_equal(http_form_find(span("x=1&user=a+b%2b%C3%A4"), "user", value, sizeof(value)), 0);
+    assert_int_equal(http_form_find(span("x=1&user=a+b%2b%C3%A4"), "user", value, sizeof(value)),
+                     0);
     assert_string_equal(value, "a b+\xc3\xa4");
     assert_int_equal(http_form_find(span("user="), "user", value, sizeof(value)), 0);
     assert_string_equal(value, "");
     assert_int_equal(http_form_find(span("user"), "user", value, sizeof(value)), -ENOENT);
-    assert_int_equal(http_form_find(span("xuser=1&&user2=2"), "user", value, sizeof(value)), -ENOENT);
+    assert_int_equal(http_form_find(span("xuser=1&&user2=2"), "user", value, sizeof(value)),
+                     -ENOENT);
     assert_int_equal(http_form_find(span("user=a&user=b"), "user", value, sizeof(value)), -EEXIST);
     assert_int_equal(http_form_find(span("user=a%00"), "user", value, sizeof(value)), -EINVAL);
     assert_int_equal(http_form_find(span("user=a%4"), "user", value, sizeof(value)), -EINVAL);
     assert_int_equal(http_form_find(span("user=a%zz"), "user", value, sizeof(value)), -EINVAL);
     assert_int_equal(http_form_find(span("user=1234567"), "user", value, sizeof(value)), 0);
-    assert_int_equal(http_form_find(span("user=12345678"), "user", value, sizeof(value)), -ENAMETOOLONG);
+    assert_int_equal(http_form_find(span("user=12345678"), "user", value, sizeof(value)),
+                     -ENAMETOOLONG);
 }
 
 static void test_lists(void **state)

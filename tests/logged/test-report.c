@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What the bus has refused, on its way to h-securityd: folded, bounded, and kept while that is away. */
+/* What the bus has refused, on its way to h-securityd: folded, bounded, and kept while that is
+ * away. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -9,7 +10,8 @@
 #include "log-record.h"
 #include "log-report.h"
 
-/* --- in place of h-securityd -------------------------------------------------------------------- */
+/* --- in place of h-securityd --------------------------------------------------------------------
+ */
 
 typedef struct Told {
     bool unknown;
@@ -24,8 +26,8 @@ static bool takes, alive;
 static hybus_agent_changed changed;
 static void *changed_userdata;
 
-bool hybus_agent_bus_refused(hybus_agent *a, const hybus_subject *subject, const hybus_refusal *refusal,
-                             uint64_t count)
+bool hybus_agent_bus_refused(hybus_agent *a, const hybus_subject *subject,
+                             const hybus_refusal *refusal, uint64_t count)
 {
     Told *t = &told[n_told];
 
@@ -60,7 +62,8 @@ void hybus_agent_settled(hybus_agent *a, hybus_agent_changed f, void *userdata, 
 {
 }
 
-/* --- the tests ---------------------------------------------------------------------------------- */
+/* --- the tests ----------------------------------------------------------------------------------
+ */
 
 typedef struct Fixture {
     sd_event *event;
@@ -138,7 +141,8 @@ static void test_the_same_again_is_a_count(void **state)
     assert_int_equal(told[2].count, 1);
 }
 
-/* Whoever cannot be asked for, or was logged before the bus that can be asked was there, is unknown. */
+/* Whoever cannot be asked for, or was logged before the bus that can be asked was there, is
+ * unknown. */
 static void test_nobody_knows_who_that_was(void **state)
 {
     Fixture *f = *state;
@@ -202,10 +206,8 @@ static void test_it_is_kept_while_there_is_no_room(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        T(test_the_same_again_is_a_count),
-        T(test_nobody_knows_who_that_was),
-        T(test_more_kinds_than_there_is_room_for),
-        T(test_it_is_kept_while_h_securityd_is_away),
+        T(test_the_same_again_is_a_count),         T(test_nobody_knows_who_that_was),
+        T(test_more_kinds_than_there_is_room_for), T(test_it_is_kept_while_h_securityd_is_away),
         T(test_it_is_kept_while_there_is_no_room),
     };
 

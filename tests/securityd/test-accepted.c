@@ -93,7 +93,9 @@ static void test_the_number_of_a_change_outlives_the_agent(void **state)
     uint64_t generation, floor;
 
     fixture_open(f);
-    assert_int_equal(security_grant(f->security, &fixture_root, "g", "uid:1000", "log.follow", "", &rule, NULL), 1);
+    assert_int_equal(
+        security_grant(f->security, &fixture_root, "g", "uid:1000", "log.follow", "", &rule, NULL),
+        1);
     generation = security_generation(f->security);
     floor = f->security->store->floor;
     assert_true(generation >= 2 && floor > 0);
@@ -121,14 +123,19 @@ static void test_a_file_without_its_number(void **state)
         char id[8];
 
         snprintf(id, sizeof id, "g%u", i);
-        assert_int_equal(security_grant(f->security, &fixture_root, id, "uid:1000", "log.follow", "", &rule, NULL), 1);
+        assert_int_equal(security_grant(f->security, &fixture_root, id, "uid:1000", "log.follow",
+                                        "", &rule, NULL),
+                         1);
     }
     generation = security_generation(f->security);
     assert_int_equal(store_save(f->security->store), 0);
-    assert_int_equal(read_checked_file(state_directory(f), "accepted", "policy", ACCEPTED_MAX, &text, &size), 0);
+    assert_int_equal(
+        read_checked_file(state_directory(f), "accepted", "policy", ACCEPTED_MAX, &text, &size), 0);
     last = strstr(text, "<!-- generation");
     assert_non_null(last);
-    assert_int_equal(write_checked_file(state_directory(f), "accepted", "policy", text, (size_t)(last - text)), 0);
+    assert_int_equal(
+        write_checked_file(state_directory(f), "accepted", "policy", text, (size_t)(last - text)),
+        0);
     break_policy(f);
     fixture_open(f);
     assert_false(f->security->fallback);
@@ -136,7 +143,8 @@ static void test_a_file_without_its_number(void **state)
     assert_true(fixture_allows(f, fixture_uid(1000), "log.follow"));
     /* One that is no number is damage. */
     strcpy(last, "<!-- generation x -->\n<node/>\n\x1e\n");
-    assert_int_equal(write_checked_file(state_directory(f), "accepted", "policy", text, strlen(text)), 0);
+    assert_int_equal(
+        write_checked_file(state_directory(f), "accepted", "policy", text, strlen(text)), 0);
     fixture_open(f);
     assert_true(f->security->fallback);
 }
@@ -292,9 +300,9 @@ static void test_it_follows_every_change(void **state)
     const Rule *rule;
 
     fixture_open(f);
-    assert_int_equal(security_grant(f->security, &fixture_root, "extra", "uid:2000", "log.read", "",
-                                    &rule, &e),
-                     1);
+    assert_int_equal(
+        security_grant(f->security, &fixture_root, "extra", "uid:2000", "log.read", "", &rule, &e),
+        1);
     break_policy(f);
     fixture_open(f);
     assert_true(fixture_allows(f, fixture_uid(2000), "log.read"));

@@ -212,7 +212,7 @@ static void expect(Socket *s, int fd, const char *question, const char *error)
 }
 
 #define HELLO                                                                                      \
-    "{\"id\":1,\"op\":\"hello\",\"version\":1,\"service\":\"logd\",\"interfaces\":"                 \
+    "{\"id\":1,\"op\":\"hello\",\"version\":1,\"service\":\"logd\",\"interfaces\":"                \
     "[\"org.hybridos.Log1\"]}"
 
 static int connect_and_greet(Socket *s, uint32_t uid)
@@ -238,9 +238,8 @@ static bool bit(const json_t *row, unsigned i)
     size_t size;
     bool set;
 
-    assert_int_equal(hybus_base64_decode(text_of(row, "bits"), strlen(text_of(row, "bits")), &bytes,
-                                         &size),
-                     0);
+    assert_int_equal(
+        hybus_base64_decode(text_of(row, "bits"), strlen(text_of(row, "bits")), &bytes, &size), 0);
     assert_true(i / 8 < size);
     set = ((uint8_t *)bytes)[i / 8] >> (i % 8) & 1;
     free(bytes);
@@ -280,10 +279,10 @@ static void test_hello(void **state)
     {
         const char *name = json_string_value(json_array_get(member, 1));
 
-        bits[streq(name, "Read")     ? 0
-             : streq(name, "Write")  ? 1
-             : streq(name, "Level")  ? 2
-                                     : 3] = (size_t)json_integer_value(json_array_get(member, 3));
+        bits[streq(name, "Read")    ? 0
+             : streq(name, "Write") ? 1
+             : streq(name, "Level") ? 2
+                                    : 3] = (size_t)json_integer_value(json_array_get(member, 3));
     }
     assert_true(bits[0] < 2 && bits[1] < 2 && bits[0] != bits[1]);
     assert_int_equal(bits[2], bits[0]);
@@ -357,8 +356,9 @@ static void test_a_hello_for_everything_at_once(void **state)
            "{\"id\":1,\"op\":\"hello\",\"version\":1,\"service\":\"logd\",\"interfaces\":"
            "[\"org.hybridos.Big1\"]}",
            "");
-    strcpy(question, "{\"id\":1,\"op\":\"hello\",\"version\":1,\"service\":\"logd\",\"interfaces\":["
-                     "\"org.hybridos.Big1\"");
+    strcpy(question,
+           "{\"id\":1,\"op\":\"hello\",\"version\":1,\"service\":\"logd\",\"interfaces\":["
+           "\"org.hybridos.Big1\"");
     for (unsigned i = 1; i < AGENT_INTERFACES_MAX; i++)
         strcat(question, ",\"org.hybridos.Big1\"");
     strcat(question, "]}");
@@ -487,8 +487,9 @@ static void test_rows(void **state)
     int fd = connect_and_greet(s, geteuid());
     const Rule *rule;
     hybus_config_error e = {0};
-    json_t *row = ask(s, fd, "{\"id\":3,\"op\":\"row\",\"uid\":1000,\"gids\":[1,777],\"permissions\":"
-                             "[\"log.read\",\"log.write\",\"x.y\",\"not one\",5]}");
+    json_t *row = ask(s, fd,
+                      "{\"id\":3,\"op\":\"row\",\"uid\":1000,\"gids\":[1,777],\"permissions\":"
+                      "[\"log.read\",\"log.write\",\"x.y\",\"not one\",5]}");
     uint64_t stamp;
 
     assert_int_equal(number_of(row, "count"), 5);
@@ -498,12 +499,11 @@ static void test_rows(void **state)
     assert_int_equal(strtoull(text_of(row, "epoch"), NULL, 10),
                      hybus_page_writer_epoch(s->f->security->page));
     stamp = strtoull(text_of(row, "stamp"), NULL, 10);
-    assert_int_equal(stamp, hybus_page_writer_slot(s->f->security->page,
-                                                   (uint32_t)number_of(row, "slot")));
+    assert_int_equal(
+        stamp, hybus_page_writer_slot(s->f->security->page, (uint32_t)number_of(row, "slot")));
     /* A grant moves the slot on. */
-    assert_int_equal(security_grant(s->f->security, &fixture_root, "", "uid:1000", "x.y", "", &rule,
-                                    &e),
-                     1);
+    assert_int_equal(
+        security_grant(s->f->security, &fixture_root, "", "uid:1000", "x.y", "", &rule, &e), 1);
     assert_true(hybus_page_writer_slot(s->f->security->page, (uint32_t)number_of(row, "slot")) >
                 stamp);
     json_decref(row);
@@ -583,8 +583,9 @@ static void test_judgements(void **state)
     assert_true(json_is_true(json_object_get(v, "allowed")));
     assert_null(json_object_get(v, "audit"));
     json_decref(v);
-    v = ask(s, fd, "{\"id\":3,\"op\":\"judge\",\"uid\":1000,\"permission\":\"log.write\",\"interface\":"
-                   "\"org.hybridos.Log1\",\"member\":\"Write\",\"path\":\"/x\",\"kind\":\"m\"}");
+    v = ask(s, fd,
+            "{\"id\":3,\"op\":\"judge\",\"uid\":1000,\"permission\":\"log.write\",\"interface\":"
+            "\"org.hybridos.Log1\",\"member\":\"Write\",\"path\":\"/x\",\"kind\":\"m\"}");
     assert_true(json_is_false(json_object_get(v, "allowed")));
     assert_string_equal(text_of(v, "rule"), "default");
     record = audit_find(s->f->security->audit, text_of(v, "audit"));
@@ -592,12 +593,14 @@ static void test_judgements(void **state)
     assert_string_equal(record->subject, "uid:1000");
     assert_string_equal(record->call, "logd: org.hybridos.Log1.Write (method) on /x");
     json_decref(v);
-    v = ask(s, fd, "{\"id\":3,\"op\":\"judge\",\"uid\":0,\"permission\":null,\"interface\":"
-                   "\"org.hybridos.Log1\",\"member\":\"Hidden\"}");
+    v = ask(s, fd,
+            "{\"id\":3,\"op\":\"judge\",\"uid\":0,\"permission\":null,\"interface\":"
+            "\"org.hybridos.Log1\",\"member\":\"Hidden\"}");
     assert_non_null(strstr(text_of(v, "reason"), "no permission"));
     json_decref(v);
-    v = ask(s, fd, "{\"id\":3,\"op\":\"judge\",\"name\":\":1.7\",\"permission\":null,\"interface\":"
-                   "\"org.hybridos.Log1\",\"member\":\"Read\"}");
+    v = ask(s, fd,
+            "{\"id\":3,\"op\":\"judge\",\"name\":\":1.7\",\"permission\":null,\"interface\":"
+            "\"org.hybridos.Log1\",\"member\":\"Read\"}");
     assert_non_null(strstr(text_of(v, "reason"), "identity"));
     record = audit_find(s->f->security->audit, text_of(v, "audit"));
     assert_string_equal(record->subject, "bus::1.7");
@@ -610,9 +613,10 @@ static void test_judgements(void **state)
 /* Whoever reads the log of the bus says so; nobody else. */
 static void test_what_the_bus_refused(void **state)
 {
-    static const char refused[] = "{\"op\":\"bus-refused\",\"uid\":1000,\"name\":\":1.9\",\"type\":\"m\","
-                                  "\"receive\":false,\"destination\":\"a.B\",\"interface\":\"a.B\",\"member\":"
-                                  "\"C\",\"path\":\"/d\",\"count\":5}";
+    static const char refused[] =
+        "{\"op\":\"bus-refused\",\"uid\":1000,\"name\":\":1.9\",\"type\":\"m\","
+        "\"receive\":false,\"destination\":\"a.B\",\"interface\":\"a.B\",\"member\":"
+        "\"C\",\"path\":\"/d\",\"count\":5}";
     Socket *s = *state;
     Security *security = s->f->security;
     int fd = connect_and_greet(s, geteuid());
@@ -661,13 +665,20 @@ static void test_uses_and_what_was_turned_away(void **state)
     send_text(s, fd, "{\"op\":\"used\"}");
     send_text(s, fd, "{\"op\":\"unjudged\",\"uid\":1000,\"reason\":\"limit\",\"count\":3}");
     send_text(s, fd, "{\"op\":\"unjudged\",\"uid\":1000,\"reason\":\"limit\",\"count\":4}");
-    send_text(s, fd, "{\"op\":\"unjudged\",\"uid\":1000,\"reason\":\"limit\",\"audit\":\"aa-1\",\"count\":5}");
-    send_text(s, fd, "{\"op\":\"unjudged\",\"uid\":1000,\"reason\":\"limit\",\"audit\":\"aa-1\",\"count\":6}");
-    send_text(s, fd, "{\"op\":\"unjudged\",\"uid\":1000,\"reason\":\"limit\",\"audit\":\"no id\",\"count\":7}");
+    send_text(
+        s, fd,
+        "{\"op\":\"unjudged\",\"uid\":1000,\"reason\":\"limit\",\"audit\":\"aa-1\",\"count\":5}");
+    send_text(
+        s, fd,
+        "{\"op\":\"unjudged\",\"uid\":1000,\"reason\":\"limit\",\"audit\":\"aa-1\",\"count\":6}");
+    send_text(
+        s, fd,
+        "{\"op\":\"unjudged\",\"uid\":1000,\"reason\":\"limit\",\"audit\":\"no id\",\"count\":7}");
     send_text(s, fd, "{\"op\":\"unjudged\",\"uid\":1000,\"reason\":\"made up\",\"count\":4}");
     send_text(s, fd, "{\"op\":\"unjudged\",\"uid\":1000,\"reason\":\"limit\",\"count\":0}");
-    send_text(s, fd, "{\"op\":\"unjudged\",\"name\":\":1.9\",\"reason\":\"identity\",\"interface\":"
-                     "\"a.b\",\"member\":\"C\",\"count\":2}");
+    send_text(s, fd,
+              "{\"op\":\"unjudged\",\"name\":\":1.9\",\"reason\":\"identity\",\"interface\":"
+              "\"a.b\",\"member\":\"C\",\"count\":2}");
     expect(s, fd, HELLO, ""); /* all has been read */
     assert_int_equal(fixture_record(s->f, "allowed")->count, 42);
     assert_string_equal(fixture_record(s->f, "allowed")->rule, "reader");
@@ -691,10 +702,12 @@ static void test_strangers(void **state)
     fd = connect_and_greet(s, STRANGER);
     expect(s, fd, "{\"id\":3,\"op\":\"row\",\"uid\":0,\"gids\":[]}", "AccessDenied");
     expect(s, fd, "{\"id\":3,\"op\":\"row\",\"uid\":60991,\"gids\":[]}", "AccessDenied");
-    expect(s, fd, "{\"id\":3,\"op\":\"judge\",\"uid\":60991,\"permission\":\"a.b\"}", "AccessDenied");
+    expect(s, fd, "{\"id\":3,\"op\":\"judge\",\"uid\":60991,\"permission\":\"a.b\"}",
+           "AccessDenied");
     expect(s, fd, "{\"id\":3,\"op\":\"connect\",\"protocol\":\"http\"}", "AccessDenied");
     expect(s, fd, "{\"id\":3,\"op\":\"setup\",\"user\":\"eve\"}", "AccessDenied");
-    expect(s, fd, "{\"id\":3,\"op\":\"setup\",\"user\":\"eve\",\"code\":\"guess\"}", "AccessDenied");
+    expect(s, fd, "{\"id\":3,\"op\":\"setup\",\"user\":\"eve\",\"code\":\"guess\"}",
+           "AccessDenied");
     expect(s, fd, "{\"id\":3,\"op\":\"token-add\",\"name\":\"eve\"}", "AccessDenied");
     before = fixture_record(s->f, "denied")->permission;
     assert_string_equal(before, "security.tokens");
@@ -740,9 +753,9 @@ static char *make_token(Socket *s, const char *name, uint64_t lifetime)
     hybus_config_error e = {0};
     char *secret;
 
-    assert_int_equal(security_add_token(s->f->security, &fixture_root, name, NULL, NULL, lifetime,
-                                        &secret, &e),
-                     0);
+    assert_int_equal(
+        security_add_token(s->f->security, &fixture_root, name, NULL, NULL, lifetime, &secret, &e),
+        0);
     return secret;
 }
 
@@ -764,8 +777,8 @@ static bool handle_holds(Socket *s, int fd, json_int_t handle, const char *permi
     bool holds;
 
     snprintf(question, sizeof question,
-             "{\"id\":6,\"op\":\"row\",\"handle\":%lld,\"permissions\":[\"%s\"]}", (long long)handle,
-             permission);
+             "{\"id\":6,\"op\":\"row\",\"handle\":%lld,\"permissions\":[\"%s\"]}",
+             (long long)handle, permission);
     row = ask(s, fd, question);
     assert_true(json_is_true(json_object_get(row, "ok")));
     holds = bit(row, 0);
@@ -900,8 +913,8 @@ static void test_an_expired_token_is_announced(void **state)
 {
     Socket *s = *state;
     int fd = connect_and_greet(s, geteuid());
-    json_t *answer =
-        ask(s, fd, "{\"id\":8,\"op\":\"token-add\",\"name\":\"ci\",\"expires\":1}"), *p;
+    json_t *answer = ask(s, fd, "{\"id\":8,\"op\":\"token-add\",\"name\":\"ci\",\"expires\":1}"),
+           *p;
     uint64_t generation = hybus_page_writer_generation(s->f->security->page);
     json_int_t handle;
 

@@ -247,8 +247,8 @@ static void test_the_same_again_is_a_count(void **state)
     for (unsigned i = 0; i < 6; i++) {
         other = in;
         *(const char **[]){(const char **)&other.subject, (const char **)&other.permission,
-                           (const char **)&other.call, (const char **)&other.rule,
-                           (const char **)&other.reason, &other.verdict}[i] = "something else";
+                           (const char **)&other.call,    (const char **)&other.rule,
+                           (const char **)&other.reason,  &other.verdict}[i] = "something else";
         assert_int_equal(audit_count(audit, &other, 1, NULL), 0);
         assert_int_equal(count_of(NULL), 2 + i);
     }
@@ -260,7 +260,8 @@ static void test_the_same_again_is_a_count(void **state)
 /* What a filter has told its caller already is what the record is called. */
 static void test_ids_of_filters(void **state)
 {
-    static const char *const bad[] = {"", "-", "a-", "-1", "a1", "A-1", "a 1-1", "a-1\n", "a-123456789012345678901234567890"};
+    static const char *const bad[] = {
+        "", "-", "a-", "-1", "a1", "A-1", "a 1-1", "a-1\n", "a-123456789012345678901234567890"};
     AuditRecord r = record("uid:1000", "limited"), other = record("uid:1001", "limited");
     const AuditRecord *first, *got;
     char own[32];
@@ -297,7 +298,8 @@ static void test_ids_of_filters(void **state)
     assert_int_equal(audit_count(audit, &r, 1, &got), 0);
     assert_string_equal(got->id, "0a1b2c-8");
     assert_int_equal(got->count, 1);
-    assert_int_equal(audit_add(audit, &r, &got), 0); /* which is for others to say only where it counts */
+    assert_int_equal(audit_add(audit, &r, &got),
+                     0); /* which is for others to say only where it counts */
     assert_string_not_equal(got->id, "0a1b2c-8");
 }
 

@@ -12,11 +12,12 @@
 #include "bus-refusal.h"
 #include "fixture.h"
 
-static const char pump[] =
-    "<node><interface name=\"a.Pump1\"><annotation name=\"org.hybridos.Destination\" value=\"a.Pump1\"/>"
-    "<annotation name=\"org.hybridos.Properties\" value=\"pump.read\"/>"
-    "<method name=\"Start\"><annotation name=\"org.hybridos.Permission\" value=\"pump.start\"/></method>"
-    "<method name=\"Bare\"/></interface></node>";
+static const char pump[] = "<node><interface name=\"a.Pump1\"><annotation "
+                           "name=\"org.hybridos.Destination\" value=\"a.Pump1\"/>"
+                           "<annotation name=\"org.hybridos.Properties\" value=\"pump.read\"/>"
+                           "<method name=\"Start\"><annotation name=\"org.hybridos.Permission\" "
+                           "value=\"pump.start\"/></method>"
+                           "<method name=\"Bare\"/></interface></node>";
 
 static uint32_t group;
 static Subject app;
@@ -58,8 +59,11 @@ static const AuditRecord *refused(Fixture *f, Subject subject, BusRefusal refusa
 
 static BusRefusal call(const char *interface, const char *member)
 {
-    return (BusRefusal){
-        .type = 'm', .destination = "a.Pump1", .interface = interface, .member = member, .path = "/a"};
+    return (BusRefusal){.type = 'm',
+                        .destination = "a.Pump1",
+                        .interface = interface,
+                        .member = member,
+                        .path = "/a"};
 }
 
 static void test_a_call_names_its_rule(void **state)
@@ -113,10 +117,12 @@ static void test_others_are_refused_by_the_bus_alone(void **state)
 
     assert_string_equal(r->permission, "");
     assert_non_null(strstr(r->reason, "dbus-1/system.d"));
-    r = refused(*state, app, (BusRefusal){.type = 'r', .destination = ":1.4", .interface = "", .member = ""});
-    assert_string_equal(r->call, ":1.4: answer");
     r = refused(*state, app,
-                (BusRefusal){.type = 'm', .receive = true, .interface = "a.Pump1", .member = "Start"});
+                (BusRefusal){.type = 'r', .destination = ":1.4", .interface = "", .member = ""});
+    assert_string_equal(r->call, ":1.4: answer");
+    r = refused(
+        *state, app,
+        (BusRefusal){.type = 'm', .receive = true, .interface = "a.Pump1", .member = "Start"});
     assert_string_equal(r->permission, "");
 }
 
@@ -140,10 +146,13 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_a_call_names_its_rule, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_a_property_needs_the_permission_of_its_service, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_a_property_needs_the_permission_of_its_service, set_up,
+                                        tear_down),
         cmocka_unit_test_setup_teardown(test_what_no_interface_file_describes, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_what_the_policy_grants_was_refused_by_others, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_others_are_refused_by_the_bus_alone, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_what_the_policy_grants_was_refused_by_others, set_up,
+                                        tear_down),
+        cmocka_unit_test_setup_teardown(test_others_are_refused_by_the_bus_alone, set_up,
+                                        tear_down),
         cmocka_unit_test_setup_teardown(test_the_same_again_is_a_count, set_up, tear_down),
     };
 

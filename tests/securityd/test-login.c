@@ -75,7 +75,8 @@ static int login_from(Fixture *f, const char *user, const char *password, const 
 
 static Principal *connect_with(Fixture *f, const char *secret)
 {
-    const Connect c = {.protocol = "http", .peer = "192.0.2.1:1", .tls = "TLSv1.3", .bearer = secret};
+    const Connect c = {
+        .protocol = "http", .peer = "192.0.2.1:1", .tls = "TLSv1.3", .bearer = secret};
     Principal *p = NULL;
     uint64_t wait;
 
@@ -173,10 +174,13 @@ static void test_the_queue(void **state)
     assert_true(made.right && password_is(RIGHT, made.hash));
     for (size_t i = 0; i < ELEMENTS(checked); i++)
         checked[i].order = &order;
-    assert_int_equal(password_queue_check(q, RIGHT, made.hash, 1, false, note, &checked[0], NULL), 0);
-    assert_int_equal(password_queue_check(q, "wrong", made.hash, 2, false, note, &checked[1], &job), 0);
+    assert_int_equal(password_queue_check(q, RIGHT, made.hash, 1, false, note, &checked[0], NULL),
+                     0);
+    assert_int_equal(password_queue_check(q, "wrong", made.hash, 2, false, note, &checked[1], &job),
+                     0);
     assert_int_equal(password_queue_check(q, "wrong", NULL, 3, false, note, &checked[2], NULL), 0);
-    assert_int_equal(password_queue_check(q, RIGHT, made.hash, 4, true, note, &checked[3], NULL), 0);
+    assert_int_equal(password_queue_check(q, RIGHT, made.hash, 4, true, note, &checked[3], NULL),
+                     0);
     /* Nobody takes two places. */
     assert_int_equal(password_queue_check(q, RIGHT, made.hash, 3, false, note, NULL, NULL), -EBUSY);
     password_job_cancel(job);
@@ -186,7 +190,8 @@ static void test_the_queue(void **state)
     assert_false(checked[2].right);
     assert_int_equal(checked[1].called, 0);
     assert_true(checked[3].place < checked[2].place);
-    assert_int_equal(password_queue_check(q, RIGHT, made.hash, 3, false, note, &checked[1], NULL), 0);
+    assert_int_equal(password_queue_check(q, RIGHT, made.hash, 3, false, note, &checked[1], NULL),
+                     0);
     free(made.hash);
     password_queue_free(TAKE_PTR(q)); /* with one in it */
     assert_int_equal(checked[1].called, 0);
@@ -249,8 +254,8 @@ static void test_login_and_logout(void **state)
     again = connect_with(f, other);
     assert_true(holds(f, again, "log.read"));
     assert_int_equal(security_remove_session(f->security, &fixture_root, 99), -ENOENT);
-    assert_int_equal(security_remove_session(f->security, &fixture_root,
-                                             f->security->sessions.list[0].id), 1);
+    assert_int_equal(
+        security_remove_session(f->security, &fixture_root, f->security->sessions.list[0].id), 1);
     assert_false(holds(f, again, "log.read"));
 }
 
@@ -275,12 +280,13 @@ static void test_roles_follow_at_once(void **state)
     add_user(f, "alice", RIGHT);
     assert_int_equal(login_from(f, "alice", RIGHT, "192.0.2.1:1", &secret), 1);
     p = connect_with(f, secret);
-    assert_int_equal(security_add_token(f->security, &fixture_root, "ci", "user:alice", NULL, 0, &token,
-                                        NULL), 0);
+    assert_int_equal(
+        security_add_token(f->security, &fixture_root, "ci", "user:alice", NULL, 0, &token, NULL),
+        0);
     by_token = connect_with(f, token);
     assert_false(holds(f, p, "log.follow") || holds(f, by_token, "log.follow"));
     /* Nobody hands out what they do not hold, neither by a role nor by a password. */
-    assert_int_equal(security_set_roles(f->security, &helper, "alice", operator, &e), -EACCES);
+    assert_int_equal(security_set_roles(f->security, &helper, "alice", operator, & e), -EACCES);
     hybus_config_error_done(&e);
     assert_int_equal(security_set_password(f->security, &helper, "alice", "x", &e), -EACCES);
     hybus_config_error_done(&e);
@@ -466,8 +472,8 @@ static void test_sessions_end_by_themselves(void **state)
     assert_int_equal(login_from(f, "alice", RIGHT, "192.0.2.1:1", &secret), 1);
     p = connect_with(f, secret);
     session = &f->security->sessions.list[0];
-    assert_true(security_next_expiry(f->security) <= store_now(f->security->store) +
-                                                         f->settings.session_idle);
+    assert_true(security_next_expiry(f->security) <=
+                store_now(f->security->store) + f->settings.session_idle);
     /* Unused for as long as that: over, until it is seen to be in use. */
     session->used -= f->settings.session_idle - 1000000;
     assert_true(holds(f, p, "log.read"));
@@ -519,7 +525,8 @@ static void test_guessing_from_one_place_is_slowed(void **state)
     while (login_from(f, "alice", "wrong", "192.0.2.7:1", NULL) == -EKEYREJECTED)
         tried++;
     assert_in_range(tried, 5, 20);
-    /* Nothing is compared any more, whatever the name and however right; others are not concerned. */
+    /* Nothing is compared any more, whatever the name and however right; others are not concerned.
+     */
     assert_int_equal(login_from(f, "alice", RIGHT, "192.0.2.7:2", NULL), -EAGAIN);
     assert_int_equal(login_from(f, "bob", RIGHT, "192.0.2.7:3", NULL), -EAGAIN);
     assert_int_equal(login_from(f, "bob", RIGHT, "192.0.2.8:1", NULL), 1);
@@ -539,9 +546,11 @@ static void test_many_attackers_do_not_lock_the_owner_out(void **state)
         compared += login_from(f, "alice", "wrong", peer, NULL) == -EKEYREJECTED;
     }
     assert_in_range(compared, 5, 20);
-    /* A stranger is slowed even with the right one: else the slowing could be told from a wrong one. */
+    /* A stranger is slowed even with the right one: else the slowing could be told from a wrong
+     * one. */
     assert_int_equal(login_from(f, "alice", RIGHT, "203.0.113.5:1", NULL), -EAGAIN);
-    /* The owner comes from where they have been before; also after a restart, with the attack going on. */
+    /* The owner comes from where they have been before; also after a restart, with the attack going
+     * on. */
     assert_int_equal(login_from(f, "alice", RIGHT, "192.0.2.1:99", NULL), 1);
     fixture_open(f);
     for (unsigned i = 0; i < 20; i++) {
@@ -603,7 +612,8 @@ static json_t *change_own(Fixture *f, const char *bearer, const char *old, const
     return ask(f, SERVER, question);
 }
 
-static void expect_own(Fixture *f, const char *bearer, const char *old, const char *new, const char *error)
+static void expect_own(Fixture *f, const char *bearer, const char *old, const char *new,
+                       const char *error)
 {
     json_t *j = change_own(f, bearer, old, new);
 
@@ -626,7 +636,8 @@ static void test_ones_own_password(void **state)
     assert_int_equal(login_from(f, "bob", RIGHT, "192.0.2.1:1", &of_bob), 1);
     p = connect_with(f, other);
     /* Nobody does it for somebody else, nor with a session alone. */
-    expect(f, 1000, "{\"id\":1,\"op\":\"own-password\",\"secret\":\"a\",\"new\":\"another one\"}", "AccessDenied");
+    expect(f, 1000, "{\"id\":1,\"op\":\"own-password\",\"secret\":\"a\",\"new\":\"another one\"}",
+           "AccessDenied");
     expect_own(f, "hys_none", RIGHT, "another one", "NotFound");
     expect_own(f, secret, "wrong", "another one", "Unauthenticated");
     expect_own(f, secret, RIGHT, "short", "InvalidArgument");
@@ -683,7 +694,8 @@ static void test_a_rule_keeps_a_user_from_it(void **state)
 
     add_user(f, "kiosk", RIGHT);
     assert_int_equal(login_from(f, "kiosk", RIGHT, "192.0.2.1:1", &secret), 1);
-    fixture_write(f->paths[2], "61-kiosk.policy", "[deny kiosk]\nTo = user:kiosk\nPermission = security.own-password\n");
+    fixture_write(f->paths[2], "61-kiosk.policy",
+                  "[deny kiosk]\nTo = user:kiosk\nPermission = security.own-password\n");
     assert_int_equal(security_reload(f->security), 1);
     expect_own(f, secret, RIGHT, "another one", "AccessDenied");
     assert_int_equal(login_from(f, "kiosk", RIGHT, "192.0.2.1:1", NULL), 1);
@@ -698,27 +710,36 @@ static void test_over_the_socket(void **state)
 
     expect(f, 0, "{\"id\":1,\"op\":\"user-add\",\"name\":\"alice\",\"secret\":\"short\"}",
            "InvalidArgument");
-    expect(f, 0, "{\"id\":1,\"op\":\"user-add\",\"name\":\"alice\",\"secret\":7}", "InvalidArgument");
+    expect(f, 0, "{\"id\":1,\"op\":\"user-add\",\"name\":\"alice\",\"secret\":7}",
+           "InvalidArgument");
     expect(f, 1000, "{\"id\":1,\"op\":\"user-add\",\"name\":\"alice\",\"secret\":\"" RIGHT "\"}",
            "AccessDenied");
-    expect(f, 0, "{\"id\":1,\"op\":\"user-add\",\"name\":\"alice\",\"secret\":\"" RIGHT "\"}", NULL);
-    expect(f, 0, "{\"id\":1,\"op\":\"user-add\",\"name\":\"alice\",\"secret\":\"" RIGHT "\"}", "Exists");
+    expect(f, 0, "{\"id\":1,\"op\":\"user-add\",\"name\":\"alice\",\"secret\":\"" RIGHT "\"}",
+           NULL);
+    expect(f, 0, "{\"id\":1,\"op\":\"user-add\",\"name\":\"alice\",\"secret\":\"" RIGHT "\"}",
+           "Exists");
     expect(f, 0, "{\"id\":1,\"op\":\"user-password\",\"name\":\"bob\",\"secret\":\"" RIGHT "\"}",
            "NotFound");
     expect(f, 0, "{\"id\":1,\"op\":\"user-password\",\"name\":\"alice\"}", "InvalidArgument");
-    expect(f, 60991, "{\"id\":1,\"op\":\"user-password\",\"name\":\"alice\",\"secret\":\"" RIGHT "\"}",
+    expect(f, 60991,
+           "{\"id\":1,\"op\":\"user-password\",\"name\":\"alice\",\"secret\":\"" RIGHT "\"}",
            "AccessDenied");
     /* Only a server may ask, and only for what is a login. */
-    expect(f, 1000, "{\"id\":1,\"op\":\"login\",\"user\":\"alice\",\"protocol\":\"http\","
-                    "\"secret\":\"" RIGHT "\"}", "AccessDenied");
+    expect(f, 1000,
+           "{\"id\":1,\"op\":\"login\",\"user\":\"alice\",\"protocol\":\"http\","
+           "\"secret\":\"" RIGHT "\"}",
+           "AccessDenied");
     expect(f, SERVER, "{\"id\":1,\"op\":\"login\",\"user\":\"alice\",\"protocol\":\"http\"}",
            "InvalidArgument");
     expect(f, SERVER, "{\"id\":1,\"op\":\"login\",\"user\":\"alice\",\"secret\":\"" RIGHT "\"}",
            "InvalidArgument");
-    expect(f, SERVER, "{\"id\":1,\"op\":\"login\",\"user\":\"alice\",\"protocol\":\"http\","
-                      "\"peer\":\"192.0.2.1:1\",\"secret\":\"wrong\"}", "Unauthenticated");
-    j = ask(f, SERVER, "{\"id\":1,\"op\":\"login\",\"user\":\"alice\",\"protocol\":\"http\","
-                       "\"peer\":\"192.0.2.1:1\",\"secret\":\"" RIGHT "\"}");
+    expect(f, SERVER,
+           "{\"id\":1,\"op\":\"login\",\"user\":\"alice\",\"protocol\":\"http\","
+           "\"peer\":\"192.0.2.1:1\",\"secret\":\"wrong\"}",
+           "Unauthenticated");
+    j = ask(f, SERVER,
+            "{\"id\":1,\"op\":\"login\",\"user\":\"alice\",\"protocol\":\"http\","
+            "\"peer\":\"192.0.2.1:1\",\"secret\":\"" RIGHT "\"}");
     secret = json_string_value(json_object_get(j, "secret"));
     assert_true(secret && startswith(secret, "hys_"));
     assert_string_equal(json_string_value(json_object_get(j, "principal")), "user:alice");

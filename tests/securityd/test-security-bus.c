@@ -29,7 +29,8 @@ static const char xml[] =
     "<property name=\"Level\" type=\"u\" access=\"read\"><annotation "
     "name=\"org.hybridos.Permission\" value=\"log.read\"/></property></interface></node>";
 
-/* --- a bus that obeys, and counts how often it is asked to ------------------------------------- */
+/* --- a bus that obeys, and counts how often it is asked to -------------------------------------
+ */
 
 struct BusPolicy {
     sd_event_source *answer;
@@ -121,7 +122,8 @@ static int set_up_with(void **state, bool bus_too)
              "[deny not-me]\nTo = %s\nPermission = reboot.now\n"
              "[grant dark]\nTo = user:alice\nPermission = lamp.use\nWhen = encrypted\n",
              b->me, b->me);
-    fixture_remove(b->f->policy_directories[2], "50-vendor.policy"); /* whoever we are, one rule is ours */
+    fixture_remove(b->f->policy_directories[2],
+                   "50-vendor.policy"); /* whoever we are, one rule is ours */
     fixture_write(b->f->policy_directories[0], "60-site.policy", policy);
     fixture_write(b->f->settings.vendor_interfaces[0], "org.hybridos.Log1.xml", xml);
     fixture_open(b->f);
@@ -133,15 +135,16 @@ static int set_up_with(void **state, bool bus_too)
     assert_true(fd >= 0);
     assert_int_equal(agent_socket_new(b->event, b->f->security, fd, &b->socket), 0);
     b->server = private_bus_connect(b->process, b->event);
-    assert_int_equal(
-        security_bus_publish(b->f->security, b->socket, bus_too ? &b->bus_policy : NULL, b->server,
-                             &b->security_bus),
-        0);
+    assert_int_equal(security_bus_publish(b->f->security, b->socket,
+                                          bus_too ? &b->bus_policy : NULL, b->server,
+                                          &b->security_bus),
+                     0);
     assert_true(sd_bus_request_name(b->server, NAME, 0) >= 0);
     b->client = private_bus_connect(b->process, b->event);
     assert_true(sd_bus_match_signal(b->client, NULL, NAME, PATH, "org.freedesktop.DBus.Properties",
                                     "PropertiesChanged", on_changed, b) >= 0);
-    assert_true(sd_event_add_defer(b->event, &b->bus_policy.answer, on_obeyed, &b->bus_policy) >= 0);
+    assert_true(sd_event_add_defer(b->event, &b->bus_policy.answer, on_obeyed, &b->bus_policy) >=
+                0);
     assert_true(sd_event_source_set_enabled(b->bus_policy.answer, SD_EVENT_OFF) >= 0);
     *state = b;
     return 0;
@@ -467,7 +470,8 @@ static void test_explain_call(void **state)
     assert_string_equal(field(record, "verdict"), "allowed");
     assert_string_equal(field(record, "rule"), "me");
     json_decref(record);
-    EXPECT(b, "InvalidArgument", "kind is one of", "ExplainCall", "ssss", b->me, "a.b", "C", "call");
+    EXPECT(b, "InvalidArgument", "kind is one of", "ExplainCall", "ssss", b->me, "a.b", "C",
+           "call");
     EXPECT(b, "InvalidArgument", "not a subject", "ExplainCall", "ssss", "x", "a.b", "C", "method");
     EXPECT(b, "NotFound", "no subject", "ExplainCall", "ssss", "user:x", "a.b", "C", "method");
     assert_null(fixture_record(b->f, "denied"));
@@ -512,7 +516,8 @@ static void test_audit_is_listed(void **state)
     assert_int_equal(count_audit(b, "subject", "s", "uid:1", 4), 0);
     EXPECT(b, "InvalidArgument", "limit", "ListAudit", "a{sv}u", 0, 0u);
     EXPECT(b, "InvalidArgument", "limit", "ListAudit", "a{sv}u", 0, 1001u);
-    EXPECT(b, "InvalidArgument", "unknown filter", "ListAudit", "a{sv}u", 1, "colour", "s", "red", 1u);
+    EXPECT(b, "InvalidArgument", "unknown filter", "ListAudit", "a{sv}u", 1, "colour", "s", "red",
+           1u);
     EXPECT(b, "InvalidArgument", "wrong type", "ListAudit", "a{sv}u", 1, "subject", "u", 5u, 1u);
     EXPECT(b, "InvalidArgument", "wrong type", "ListAudit", "a{sv}u", 1, "since", "s", "now", 1u);
     Answer a = call(b, "ListAudit", "a{sv}u", 1, "since", "t", UINT64_MAX, 10u);
@@ -601,7 +606,8 @@ static void test_nobody_grants_what_they_do_not_hold(void **state)
            "log.read reboot.*", "");
     EXPECT(b, "Exists", "taken", "Grant", "ssss", "me", "uid:60991", "log.read", "");
     EXPECT(b, "InvalidArgument", "", "Grant", "ssss", "A b", "uid:60991", "log.read", "");
-    EXPECT(b, "InvalidArgument", "not a subject", "Grant", "ssss", "x", "everybody", "log.read", "");
+    EXPECT(b, "InvalidArgument", "not a subject", "Grant", "ssss", "x", "everybody", "log.read",
+           "");
     EXPECT(b, "InvalidArgument", "not a permission", "Grant", "ssss", "x", "uid:1", "log..", "");
     EXPECT(b, "InvalidArgument", "not a condition", "Grant", "ssss", "x", "uid:1", "log.read", "x");
     EXPECT(b, "InvalidArgument", "never holds", "Grant", "ssss", "x", "uid:65534", "log.read", "");
@@ -688,7 +694,8 @@ static void test_users_and_tokens(void **state)
     EXPECT(b, "InvalidArgument", "", "AddUser", "s", "Not A Name");
     EXPECT(b, "NotFound", "", "RemoveSession", "t", UINT64_C(7));
     assert_int_equal(sessions_add(&b->f->security->sessions,
-                                  &(Session){.user = (char *)"bob", .protocol = (char *)"http"}, &session),
+                                  &(Session){.user = (char *)"bob", .protocol = (char *)"http"},
+                                  &session),
                      0);
     a = call(b, "ListSessions", "");
     assert_true(sd_bus_message_enter_container(a.m, 'a', "(tssstt)") > 0);
@@ -699,7 +706,8 @@ static void test_users_and_tokens(void **state)
     EXPECT(b, "NotFound", "", "SetUserRoles", "sas", "carol", 1, "operator");
     EXPECT(b, "InvalidArgument", "", "SetUserRoles", "sas", "bob", 1, "Not A Role");
     OK(b, "SetUserRoles", "sas", "bob", 2, "operator", "reader");
-    assert_int_equal(security_set_password(b->f->security, &fixture_root, "bob", "$y$j75$x", &e), 1);
+    assert_int_equal(security_set_password(b->f->security, &fixture_root, "bob", "$y$j75$x", &e),
+                     1);
     a = call(b, "ListUsers", "");
     assert_true(sd_bus_message_enter_container(a.m, 'a', "(stasb)") > 0);
     assert_true(sd_bus_message_read(a.m, "(stasb)", &name, &created, 0, &has_password) > 0);
@@ -723,14 +731,14 @@ static void test_users_and_tokens(void **state)
     free(secret);
     a = call(b, "ListTokens", "");
     assert_true(sd_bus_message_enter_container(a.m, 'a', "(ssttt)") > 0);
-    assert_true(
-        sd_bus_message_read(a.m, "(ssttt)", &name, &principal, &created, &expires, &used) > 0);
+    assert_true(sd_bus_message_read(a.m, "(ssttt)", &name, &principal, &created, &expires, &used) >
+                0);
     assert_string_equal(name, "ci");
     assert_string_equal(principal, "user:alice");
     assert_int_equal(expires, created + UINT64_C(3600000000));
     assert_int_equal(used, 0);
-    assert_true(
-        sd_bus_message_read(a.m, "(ssttt)", &name, &principal, &created, &expires, &used) > 0);
+    assert_true(sd_bus_message_read(a.m, "(ssttt)", &name, &principal, &created, &expires, &used) >
+                0);
     assert_string_equal(principal, "token:own");
     assert_true(sd_bus_message_at_end(a.m, false));
     answer_done(&a);
@@ -878,7 +886,7 @@ static void test_too_many_changes_at_once(void **state)
 {
     static Answer answers[SECURITY_BUS_CALLS_MAX + 8];
     Bus *b = *state;
-    sd_bus *clients[3]; /* the bus allows one of them 128 calls at a time */
+    sd_bus *clients[3];       /* the bus allows one of them 128 calls at a time */
     int fd = connect_peer(b); /* settles nothing, and is cut off after two seconds */
     unsigned refused = 0;
 
@@ -936,7 +944,8 @@ static void test_a_caller_that_has_gone_changes_nothing(void **state)
     }
     sd_bus_close_unref(witness);
     OK(b, "ListRules", "");
-    OK(b, "AddUser", "s", "after"); /* asked for later, so the answer about the other one is there */
+    OK(b, "AddUser", "s",
+       "after"); /* asked for later, so the answer about the other one is there */
     assert_null(policy_rule(b->f->security->policy, "x"));
 }
 

@@ -3,8 +3,8 @@
  * and sent many at a time.
  *
  *     bench-coap get HOST PORT PATH BYTES SOCKETS DEPTH SECONDS
- * Confirmable GETs, DEPTH of them in flight from each of SOCKETS ports; each answer has to be a 2.05
- * of BYTES bytes. What is not answered within a second is lost, and asked anew.
+ * Confirmable GETs, DEPTH of them in flight from each of SOCKETS ports; each answer has to be
+ * a 2.05 of BYTES bytes. What is not answered within a second is lost, and asked anew.
  *
  *     bench-coap observe HOST PORT PATH OBSERVERS SECONDS
  * As many ports that observe; every confirmable notification is acknowledged. Says "observing" on
@@ -204,7 +204,8 @@ static void take_answers(port *p, const char *path, unsigned depth, int bytes)
         if (payload_of(m, h[i].msg_len) != bytes) {
             bad++;
             if (bad == 1)
-                fprintf(stderr, "code %u.%02u with %d bytes\n", m[1] >> 5, m[1] & 31, payload_of(m, h[i].msg_len));
+                fprintf(stderr, "code %u.%02u with %d bytes\n", m[1] >> 5, m[1] & 31,
+                        payload_of(m, h[i].msg_len));
         } else {
             count(now - p->sent[slot]);
         }
@@ -272,9 +273,10 @@ static int get(const struct sockaddr_in *to, char *argv[])
         }
     }
     getrusage(RUSAGE_SELF, &usage);
-    printf("{\"requests\": %.0f, \"p50\": %u, \"p99\": %u, \"lost\": %llu, \"bad\": %llu, \"own cpu\": %.2f}\n",
-           (double)answers / ((double)(now_usec() - begin) / 1e6), percentile(0.5), percentile(0.99),
-           (unsigned long long)lost, (unsigned long long)bad,
+    printf("{\"requests\": %.0f, \"p50\": %u, \"p99\": %u, \"lost\": %llu, \"bad\": %llu, \"own "
+           "cpu\": %.2f}\n",
+           (double)answers / ((double)(now_usec() - begin) / 1e6), percentile(0.5),
+           percentile(0.99), (unsigned long long)lost, (unsigned long long)bad,
            ((double)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) +
             (double)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1e6) /
                seconds);
@@ -349,7 +351,8 @@ static int observe(const struct sockaddr_in *to, char *argv[])
             continue;
         for (unsigned i = 0; i < n; i++) /* the same message once more */
             if (!ports[i].registered)
-                (void)send(ports[i].fd, message, make_get(message, (uint16_t)i, 7, argv[0], true), 0);
+                (void)send(ports[i].fd, message, make_get(message, (uint16_t)i, 7, argv[0], true),
+                           0);
         again = now_usec() + RETRY_USEC;
     }
     if (registered < n)
@@ -364,8 +367,9 @@ static int observe(const struct sockaddr_in *to, char *argv[])
         total += ports[i].values;
         least = ports[i].values < least ? ports[i].values : least;
     }
-    printf("{\"observers\": %u, \"notifications\": %llu, \"fewest of one\": %llu, \"bad\": %llu}\n", registered,
-           (unsigned long long)total, (unsigned long long)least, (unsigned long long)bad);
+    printf("{\"observers\": %u, \"notifications\": %llu, \"fewest of one\": %llu, \"bad\": %llu}\n",
+           registered, (unsigned long long)total, (unsigned long long)least,
+           (unsigned long long)bad);
     return registered < n || bad > 0;
 }
 
