@@ -85,6 +85,16 @@ class TestDevice(simulated.Device):
         return self.run('curl', '--silent', '--show-error', '--insecure', '--max-time', '60', *arguments,
                         f'https://localhost:8443{path}', **options)
 
+    def main_pid(self, unit):
+        return self.run('systemctl', 'show', '-P', 'MainPID', unit, check=True).stdout.strip()
+
+    def kill_unit(self, unit):
+        """With SIGKILL; it is there again when this returns, and not as systemd saw it before."""
+        before = self.main_pid(unit)
+        self.run('systemctl', 'kill', '--signal=KILL', unit, check=True)
+        self.wait(lambda: self.main_pid(unit) not in ('0', before) and
+                  self.run('systemctl', 'is-active', unit).stdout == 'active\n', f'{unit} is back')
+
     def status(self, path, *arguments):
         """The HTTP status that a request gets."""
         return int(self.curl(path, '--output', '/dev/null', '--write-out', '%{http_code}', *arguments).stdout)

@@ -62,7 +62,7 @@ def ask(scheme, *arguments):
 
 
 def main_pid(device):
-    return device.run('systemctl', 'show', '--property=MainPID', '--value', 'h-coapd', check=True).stdout.strip()
+    return device.main_pid('h-coapd.service')
 
 
 def statistics(device):

@@ -105,7 +105,7 @@ def listing(device):
 
 
 def main_pid(device, unit='h-endpointd.service'):
-    return device.run('systemctl', 'show', '-P', 'MainPID', unit, check=True).stdout.strip()
+    return device.main_pid(unit)
 
 
 def restart(device, how):

@@ -128,7 +128,7 @@ def restart(device):
 
 
 def pid(device):
-    return device.run('systemctl', 'show', '-P', 'MainPID', 'h-httpd.service', check=True).stdout.strip()
+    return device.main_pid('h-httpd.service')
 
 
 def log(device):

@@ -223,7 +223,7 @@ def test_a_session_outlives_the_agent(device, alice):
     kept, ended = (cookie_of(log_in(device, alice)[1]) for _ in range(2))
     assert ask(device, "/system/logout", "-X", "POST", headers=(f"Cookie: {ended}", "Origin: https://localhost:8443"))[0] < 400
     listed = sessions(device, alice)
-    device.run("systemctl", "kill", "--signal=KILL", "h-securityd.service", check=True)
+    device.kill_unit("h-securityd.service")
     device.wait(lambda: device.run("h-policy", "status").returncode == 0, "h-securityd to be back")
     device.wait(lambda: log_status(device, kept) == 200, "the session to be known again")
     assert is_over(device, ended)
@@ -287,7 +287,7 @@ def test_guessing_is_slowed_and_nobody_is_locked_out(device, alice):
 
 def test_an_idle_agent_has_no_thread_and_writes_nothing(device, alice):
     assert log_in(device, alice)[0] == 204
-    pid = device.run("systemctl", "show", "-P", "MainPID", "h-securityd", check=True).stdout.strip()
+    pid = device.main_pid("h-securityd.service")
     device.wait(lambda: len(device.run("ls", f"/proc/{pid}/task").stdout.split()) == 1, "the thread ends")
     before = device.run("stat", "-c", "%Y %s", "/var/lib/hybridos/securityd/state.db", check=True).stdout
     assert log_in(device, alice)[0] == 204 # from a known place
@@ -421,7 +421,7 @@ for line in sys.stdin:
         policy(device, "grant", "--id", "test-bound-server", f"unix:{SERVER}", "log.statistics", "security.read")
         assert again() == "answered"
         # A new agent knows who is bound: a restart must not widen.
-        device.run("systemctl", "kill", "--signal=KILL", "h-securityd", check=True)
+        device.kill_unit("h-securityd.service")
         device.run("h-ubus", "-t", "60", "wait_for", "org.hybridos.Security1", check=True)
         policy(device, "grant", "--id", "test-bound-more", f"unix:{SERVER}", "log.read")
         assert again() == "answered"

@@ -218,9 +218,7 @@ def test_watch_and_notify(world):
 @pytest.mark.parametrize("unit", ["h-httpd", "h-endpointd", "h-securityd"])
 def test_daemons_come_back(world, unit):
     app = world.up()
-    world.device.run("systemctl", "kill", "-s", "KILL", f"{unit}.service", check=True)
-    world.device.wait(lambda: world.device.run("systemctl", "is-active", f"{unit}.service").stdout.strip() == "active",
-                      f"{unit} is back")
+    world.device.kill_unit(f"{unit}.service")
     world.reachable()
     assert app.process.poll() is None
     assert world.ask("/echo", "--data-binary", "again") == "again"

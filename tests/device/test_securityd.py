@@ -17,7 +17,7 @@ PATH = '/system/status'
 
 
 def main_pid(d):
-    return d.run('systemctl', 'show', '-P', 'MainPID', 'h-securityd.service', check=True).stdout.strip()
+    return d.main_pid('h-securityd.service')
 
 
 def begin_anew(d, damage='true'):
