@@ -244,19 +244,15 @@ static void logged_in(HttpExchange *x, const struct HttpLogin *l, const char *se
     http_reply_empty(x);
 }
 
-static void on_login(const char *secret, int error, uint64_t retry_usec, void *userdata)
+/* `status`: what a refusal is told by, unless the agent is away or wants a pause. */
+static void conclude(struct HttpLogin *l, const char *secret, int error, unsigned status,
+                     uint64_t retry_usec)
 {
-    struct HttpLogin *l = userdata;
     HttpExchange *x = l->x;
-    hybus_agent *agent = l->agent;
 
-    if (error >= 0 && !secret)
-        error = -EPROTO;
     /* A session that nobody will use is not left behind. */
     if (error >= 0 && !x)
-        (void)hybus_agent_logout(agent, secret, on_old_ended, NULL, NULL);
-    if (error >= 0 && x && *l->old)
-        (void)hybus_agent_logout(agent, l->old, on_old_ended, NULL, NULL);
+        (void)hybus_agent_logout(l->agent, secret, on_old_ended, NULL, NULL);
     if (x) {
         x->login = NULL;
         x->asking = false;
@@ -264,14 +260,24 @@ static void on_login(const char *secret, int error, uint64_t retry_usec, void *u
             logged_in(x, l, secret);
         else
             refuse(x, l,
-                   error == -EKEYREJECTED ? 401
-                   : error == -EACCES     ? 403
-                   : error == -EAGAIN     ? 429
-                   : error == -EINVAL     ? 401 /* no name of ours */
-                                          : 503,
+                   error == -EAGAIN   ? 429
+                   : error == -EACCES ? 403
+                                      : status,
                    error == -EAGAIN ? retry_usec : 0);
     }
     login_free(l);
+}
+
+static void on_login(const char *secret, int error, uint64_t retry_usec, void *userdata)
+{
+    struct HttpLogin *l = userdata;
+    bool wrong = error == -EKEYREJECTED || error == -EINVAL; /* or no name of ours */
+
+    if (error >= 0 && !secret)
+        error = -EPROTO;
+    if (error >= 0 && l->x && *l->old)
+        (void)hybus_agent_logout(l->agent, l->old, on_old_ended, NULL, NULL);
+    conclude(l, secret, error, wrong ? 401 : 503, retry_usec);
 }
 
 /* NULL: it has been answered. */
@@ -327,28 +333,11 @@ static void start_login(HttpExchange *x)
 /* The answer is a new session: all others have ended. */
 static void on_password(const char *secret, int error, uint64_t retry_usec, void *userdata)
 {
-    struct HttpLogin *l = userdata;
-    HttpExchange *x = l->x;
+    bool wrong = error == -EKEYREJECTED || error == -ENOENT;
 
     if (error >= 0 && !secret)
         error = -EPROTO;
-    if (error >= 0 && !x)
-        (void)hybus_agent_logout(l->agent, secret, on_old_ended, NULL, NULL);
-    if (x) {
-        x->login = NULL;
-        x->asking = false;
-        if (error >= 0)
-            logged_in(x, l, secret);
-        else
-            refuse(x, l,
-                   error == -EKEYREJECTED || error == -ENOENT ? 401
-                   : error == -EACCES                         ? 403
-                   : error == -EINVAL                         ? 422
-                   : error == -EAGAIN                         ? 429
-                                                              : 503,
-                   error == -EAGAIN ? retry_usec : 0);
-    }
-    login_free(l);
+    conclude(userdata, secret, error, wrong ? 401 : error == -EINVAL ? 422 : 503, retry_usec);
 }
 
 static void start_password(HttpExchange *x, http_span session)
