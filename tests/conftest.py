@@ -15,6 +15,7 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / 'tests/device'))
 
+import checks  # noqa: E402
 import simulated  # noqa: E402
 
 BUILD = pathlib.Path(os.environ.get('HYBRIDOS_BUILD', ROOT / 'build'))
@@ -128,9 +129,7 @@ def in_memory(d):
         yield
         return
     d.stop(quick=True)
-    if d.folder.is_symlink():  # of a run that was killed
-        shutil.rmtree(d.folder.readlink(), ignore_errors=True)
-        d.folder.unlink()
+    checks.leave_memory(d)
     shutil.rmtree(d.folder, ignore_errors=True)
     d.folder.parent.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix='hybridos-', dir='/dev/shm', ignore_cleanup_errors=True) as folder:

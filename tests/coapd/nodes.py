@@ -409,8 +409,7 @@ def test_one_question_for_all_who_ask_it(world):
     assert answers == dict.fromkeys(streams, b'one')
 
 
-def test_separate_answers(world):
-    node = lamp(world, 'lamp')
+def answers_later(world, node):
     stream = world.server.request('/slow')
     asked = node.asked()
     node.acknowledge(asked)
@@ -418,6 +417,10 @@ def test_separate_answers(world):
     got = node.receive()
     assert (got.kind, got.code, got.mid) == (ACK, 0, 0x1234), got
     assert world.server.answer(stream).body == b'later'
+
+
+def test_separate_answers(world):
+    answers_later(world, lamp(world, 'lamp'))
 
 
 def test_blocks(world):
@@ -633,13 +636,7 @@ def test_nodes_on_every_road(world):
             asked, told = exchange(inner, node, '/light', '2.04', method='PUT', body=b'off')
             assert asked.payload == b'off' and told.status == 204, (road, told)
             if road == 'coaps':
-                stream = inner.server.request('/slow')
-                asked = node.asked()
-                node.acknowledge(asked)
-                node.answer(asked, '2.05', payload=b'later', kind=CON, mid=0x1234)
-                got = node.receive()
-                assert (got.kind, got.code, got.mid) == (ACK, 0, 0x1234), got
-                assert inner.server.answer(stream).body == b'later'
+                answers_later(inner, node)
                 node.send(Message(CON, 0x45, 0x1235, b'nobody!!', (), b'x'))
                 assert node.receive().kind == RST
                 stream = inner.server.request('/reset')

@@ -94,12 +94,17 @@ def device(folder, bus, pattern, quick, tally):
         tally.add('failed', f'device tests on {bus}: pytest ended with {code}')
 
 
+def leave_memory(d):
+    """What a run that was killed has left of a device whose disk is in memory (see conftest.py)."""
+    if d.folder.is_symlink():
+        shutil.rmtree(d.folder.readlink(), ignore_errors=True)
+        d.folder.unlink()
+
+
 def cleanup():
     for instance in (f'{kind}-{bus}' for kind in ('test', 'closed') for bus in simulated.BUSES):
         d = simulated.Device(instance)
         if d.folder.exists():
             d.stop(quick=True)
             d.wipe()
-        if d.folder.is_symlink():  # see conftest.py
-            shutil.rmtree(d.folder.readlink(), ignore_errors=True)
-            d.folder.unlink()
+        leave_memory(d)
